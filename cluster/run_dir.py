@@ -1,0 +1,296 @@
+"""One run's directory: names every artefact, belongs to one config, and never shows a half-written group of files.
+
+An artefact group is a folder whose ``manifest.json`` (size and sha256 of each file) is written last, inside a temporary
+folder that one rename makes visible. What a crash leaves behind has a temporary name, which nothing lists and the
+next `RunDir.open` removes. Only the process that drives the run opens it; others construct `RunDir(path)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.config import dump_yaml, first_difference, load_yaml, to_dict
+from cluster.errors import UserError
+from cluster.logs import get_logger
+from cluster.storage import (
+    atomic_write,
+    check_key,
+    is_temporary,
+    make_directory,
+    sync_directory,
+    temporary_beside,
+    unwritable_is_user_error,
+    write_durably,
+)
+from cluster.yaml_files import parse_yaml
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+_REPLACED = "replaced"
+
+logger = get_logger(__name__)
+
+
+class TornArtefact(Exception):
+    """A published group whose files are not what its manifest says."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"artefact '{self.name}' is torn: {self.reason}"
+
+
+class RunDir:
+    """The artefacts of one run below `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved config of the run; its presence makes a folder a run directory."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON line a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples_path(self) -> Path:
+        """Decoded samples, one JSON line each."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """The driver's log lines."""
+        return self.path / "run.log"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Folder of the groups ``checkpoints/<name>``."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation_path(self) -> Path:
+        """Folder of evaluation results."""
+        return self.path / "evaluation"
+
+    @property
+    def plots_path(self) -> Path:
+        """Folder of plots and reports."""
+        return self.path / "plots"
+
+    @classmethod
+    def open(cls, path: Path, config: Mapping[str, Any], *, resume: bool, ignore: Sequence[str] = ()) -> RunDir:
+        """Start a run at `path`, or with `resume` go on with the one there.
+
+        `ignore` names dotted config keys that do not decide results, so they may differ on a resume. Raises UserError,
+        with nothing changed, for a directory that cannot be written, holds something else or holds another run.
+        """
+        run = cls(path)
+        plain = parse_yaml(dump_yaml(to_dict(config)), source=str(run.config_path))
+        with unwritable_is_user_error(run.path):
+            if run.config_path.is_file():
+                run._check_same_run(plain, resume=resume, ignore=ignore)
+            else:
+                run._check_free(resume=resume)
+                make_directory(run.path)
+                atomic_write(run.config_path, dump_yaml(plain).encode())
+            run._recover()
+        return run
+
+    def publish(self, name: str, files: Mapping[str, bytes]) -> Path:
+        """Make the group `name` hold exactly `files` (relative name to content), all at once; returns its folder."""
+        target = self.path / check_key(name)
+        manifest = _manifest(files)
+        if target.is_dir() and self._holds(name, manifest):
+            return target
+        with unwritable_is_user_error(target):
+            make_directory(target.parent)
+            fresh = temporary_beside(target)
+            fresh.mkdir()
+            for file_name, data in files.items():
+                (fresh / file_name).parent.mkdir(parents=True, exist_ok=True)
+                write_durably(fresh / file_name, data)
+            for folder in [path for path in fresh.rglob("*") if path.is_dir()]:
+                sync_directory(folder)
+            sync_directory(fresh)
+            write_durably(fresh / MANIFEST, manifest)
+            sync_directory(fresh)
+            self._swap(fresh, target)
+        return target
+
+    def load(self, name: str) -> dict[str, bytes]:
+        """The files of the group `name`, verified; raises TornArtefact, or FileNotFoundError when there is none."""
+        folder = self.path / check_key(name)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no artefact '{name}' in run directory '{self.path}'")
+        entries = self._entries(name)
+        files: dict[str, bytes] = {}
+        for file_name, entry in entries.items():
+            self._check_size(name, file_name, entry["size"])
+            data = (folder / file_name).read_bytes()
+            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                raise TornArtefact(name, f"{file_name} does not have the sha256 of the manifest")
+            files[file_name] = data
+        return files
+
+    def published(self, prefix: str) -> list[str]:
+        """Names of groups that begin with `prefix`, torn ones too, in order with numbers compared as numbers.
+
+        Without a slash `prefix` is a folder: ``checkpoints`` means ``checkpoints/``.
+        """
+        prefix = prefix if "/" in prefix else f"{prefix}/"
+        folder, _, start = prefix.rpartition("/")
+        parent = self.path / check_key(folder)
+        if not parent.is_dir():
+            return []
+        found = [path for path in parent.iterdir() if path.is_dir() and path.name.startswith(start)]
+        return sorted((f"{folder}/{path.name}" for path in found if not is_temporary(path)), key=_natural_order)
+
+    def latest(self, prefix: str) -> tuple[str, dict[str, bytes], list[str]] | None:
+        """The newest good group: name, files and why newer ones were skipped; None when no group is good."""
+        skipped: list[str] = []
+        for name in reversed(self.published(prefix)):
+            try:
+                return name, self.load(name), skipped
+            except TornArtefact as error:
+                logger.warning("skipped: %s", error)
+                skipped.append(str(error))
+        return None
+
+    def retain(self, prefix: str, keep: int, *, always: Sequence[str] = ()) -> None:
+        """Delete the groups older than the newest `keep` whole ones, but none named in `always`."""
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; at least one group stays")
+        whole = 0
+        for name in reversed(self.published(prefix)):
+            if whole >= keep and name not in always:
+                doomed = temporary_beside(self.path / name, kind="old")
+                (self.path / name).rename(doomed)
+                shutil.rmtree(doomed)
+            elif self._is_whole(name):
+                whole += 1
+
+    def _check_same_run(self, plain: dict[str, Any], *, resume: bool, ignore: Sequence[str]) -> None:
+        held = load_yaml(self.config_path)
+        difference = first_difference(_without(held, ignore), _without(plain, ignore))
+        if difference is not None:
+            raise UserError(
+                f"run directory '{self.path}' holds a run with another config: {difference} (there -> now); "
+                "nothing was changed; allowed: the same config, or another run_dir"
+            )
+        if not resume and (self.metrics_path.exists() or self.published("checkpoints")):
+            raise UserError(
+                f"run directory '{self.path}' already holds this run; nothing was changed; "
+                "allowed: --resume to go on with it, or another run_dir"
+            )
+
+    def _check_free(self, *, resume: bool) -> None:
+        if resume:
+            raise UserError(f"run directory '{self.path}' holds no run to resume; allowed: the directory of a run")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"run directory '{self.path}' is a file; allowed: a new or empty directory")
+        if self.path.is_dir() and (others := sorted(p.name for p in self.path.iterdir() if not is_temporary(p))):
+            raise UserError(
+                f"run directory '{self.path}' is not empty and holds no run (it has {others[0]!r}); "
+                "nothing was changed; allowed: a new or empty directory"
+            )
+
+    def _recover(self) -> None:
+        """Put back a group whose replacement never arrived, and remove what crashed writes left."""
+        for leftover in [path for path in self.path.rglob(".*") if is_temporary(path)]:
+            name, _, kind = leftover.name[1:].rsplit(".", 3)[:3]
+            if kind == _REPLACED and not leftover.with_name(name).exists():
+                leftover.rename(leftover.with_name(name))
+            elif leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
+
+    def _swap(self, fresh: Path, target: Path) -> None:
+        replaced = temporary_beside(target, kind=_REPLACED)
+        if target.exists():
+            target.rename(replaced)
+        os.rename(fresh, target)
+        sync_directory(target.parent)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+
+    def _entries(self, name: str) -> dict[str, Any]:
+        """The manifest's entries, its own form checked."""
+        try:
+            manifest = json.loads((self.path / name / MANIFEST).read_bytes())
+        except FileNotFoundError as error:
+            raise TornArtefact(name, f"{MANIFEST} is missing") from error
+        except ValueError as error:
+            raise TornArtefact(name, f"{MANIFEST} is not JSON") from error
+        schema = manifest.get("schema") if isinstance(manifest, dict) else None
+        if schema != SCHEMA:
+            raise TornArtefact(name, f"{MANIFEST} has schema {schema!r}, this version reads {SCHEMA}")
+        entries = manifest.get("files")
+        if not isinstance(entries, dict) or not all(
+            isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in entries.values()
+        ):
+            raise TornArtefact(name, f"{MANIFEST} lists no files")
+        return entries
+
+    def _check_size(self, name: str, file_name: str, size: int) -> None:
+        path = self.path / name / file_name
+        if not path.is_file():
+            raise TornArtefact(name, f"{file_name} is missing")
+        if path.stat().st_size != size:
+            raise TornArtefact(name, f"{file_name} has {path.stat().st_size} bytes, the manifest says {size}")
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether the manifest and the sizes are right; contents are not read."""
+        try:
+            for file_name, entry in self._entries(name).items():
+                self._check_size(name, file_name, entry["size"])
+        except TornArtefact:
+            return False
+        return True
+
+    def _holds(self, name: str, manifest: bytes) -> bool:
+        try:
+            return _manifest(self.load(name)) == manifest
+        except TornArtefact:
+            return False
+
+
+def _manifest(files: Mapping[str, bytes]) -> bytes:
+    if MANIFEST in files:
+        raise ValueError(f"{MANIFEST} is written by publish itself")
+    entries = {
+        check_key(file_name): {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for file_name, data in sorted(files.items())
+    }
+    return json.dumps({"schema": SCHEMA, "files": entries}, indent=1).encode()
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key under which ``step-1000000`` follows ``step-999999``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _without(config: Mapping[str, Any], dotted_keys: Sequence[str]) -> dict[str, Any]:
+    """A copy of `config` that lacks `dotted_keys`."""
+    result = dict(config)
+    for dotted in dotted_keys:
+        name, _, rest = dotted.partition(".")
+        if not rest:
+            result.pop(name, None)
+        elif isinstance(result.get(name), Mapping):
+            result[name] = _without(result[name], [rest])
+    return result

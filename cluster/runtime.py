@@ -1,0 +1,145 @@
+"""Ray itself: start or join it, and wait for refs and actors only with a deadline that says what was missing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayError
+
+from cluster.errors import DeadlineExceeded, UserError
+from cluster.logs import get_logger
+
+OBJECT_STORE_BYTES = 256 * 2**20
+_SLICE_S = 1.0
+
+logger = get_logger(__name__)
+
+
+class PlacementError(UserError):
+    """More was asked of the Ray cluster than it has."""
+
+
+def start_ray(
+    *,
+    address: str | None = None,
+    num_cpus: int | None = None,
+    log_to_driver: bool = False,
+    dashboard: bool = False,
+    object_store_bytes: int = OBJECT_STORE_BYTES,
+) -> bool:
+    """Join the cluster at `address` or in RAY_ADDRESS, else start a local one; True when it started one.
+
+    `num_cpus`, `dashboard` and `object_store_bytes` hold for a local one only. A process that already has Ray keeps
+    it. Raises UserError when the cluster cannot be joined.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if ray.is_initialized():
+        return False
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local":
+        _join(address, log_to_driver=log_to_driver)
+        return False
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=dashboard,
+        object_store_memory=object_store_bytes,
+        log_to_driver=log_to_driver,
+    )
+    return True
+
+
+def stop_ray() -> None:
+    """Leave the cluster; a local one that `start_ray` started ends."""
+    ray.shutdown()
+
+
+def wait_for(refs: Sequence[Any], *, deadline_s: float, what: str) -> list[Any]:
+    """The values of `refs` in order.
+
+    An error of any of them is raised as soon as it is seen. Raises DeadlineExceeded, which names `what` and how many
+    of how many were missing.
+    """
+    deadline = time.monotonic() + deadline_s
+    pending = list(refs)
+    while pending:
+        remaining = deadline - time.monotonic()
+        timeout = min(_SLICE_S, max(0.0, remaining))
+        ready, pending = ray.wait(pending, num_returns=len(pending), timeout=timeout)
+        _get(ready, total=len(refs), deadline_s=deadline_s, remaining=remaining, what=what)
+        if pending and time.monotonic() >= deadline:
+            raise _late(what, deadline_s=deadline_s, missing=len(pending), total=len(refs))
+    return _get(list(refs), total=len(refs), deadline_s=deadline_s, remaining=deadline - time.monotonic(), what=what)
+
+
+def start_actors(
+    factories: Sequence[Callable[[], ActorHandle]],
+    *,
+    deadline_s: float,
+    what: str,
+    request: Mapping[str, float],
+) -> list[ActorHandle]:
+    """Start one actor per factory, all at once, and wait until each has answered its method ``ready()``.
+
+    `request` is what all of them together ask of the cluster (``{"CPU": 2.0}``). Raises PlacementError when the
+    cluster has less in all and DeadlineExceeded when they are not ready in time; then no started actor is left.
+    """
+    asked = {name: amount for name, amount in request.items() if amount > 0}
+    total = ray.cluster_resources()
+    if short := [name for name, amount in asked.items() if amount > total.get(name, 0.0) + 1e-9]:
+        raise PlacementError(
+            f"{len(factories)} {what} ask for {_amounts(asked, asked)}, but the Ray cluster has "
+            f"{_amounts(total, asked)} in all (too little {', '.join(short)}); "
+            "allowed: fewer of them, less for each, or a larger cluster"
+        )
+    actors = [factory() for factory in factories]
+    try:
+        wait_for([actor.ready.remote() for actor in actors], deadline_s=deadline_s, what=f"{what} to be ready")
+    except RayError:
+        _kill(actors)
+        raise
+    except DeadlineExceeded as error:
+        available = ray.available_resources()
+        _kill(actors)
+        raise DeadlineExceeded(
+            f"{error}; asked for {_amounts(asked, asked)}, the cluster has {_amounts(total, asked)} in all "
+            f"and {_amounts(available, asked)} available now"
+        ) from error
+    return actors
+
+
+def _join(address: str, *, log_to_driver: bool) -> None:
+    try:
+        ray.init(address=address, log_to_driver=log_to_driver)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"cannot join the Ray cluster at '{address}': {reason}; allowed: the address of a running cluster, "
+            "'auto', or 'local' to start one here"
+        ) from error
+
+
+def _get(refs: list[Any], *, total: int, deadline_s: float, remaining: float, what: str) -> list[Any]:
+    """The values of refs that are done, so only their transfer can be late."""
+    try:
+        return list(ray.get(refs, timeout=max(_SLICE_S, remaining)))
+    except GetTimeoutError as error:
+        raise _late(what, deadline_s=deadline_s, missing=len(refs), total=total) from error
+
+
+def _late(what: str, *, deadline_s: float, missing: int, total: int) -> DeadlineExceeded:
+    return DeadlineExceeded.waiting_for(what, seconds=deadline_s, missing=f"{missing} of {total}")
+
+
+def _kill(actors: Sequence[ActorHandle]) -> None:
+    for actor in actors:
+        ray.kill(actor)
+
+
+def _amounts(amounts: Mapping[str, float], names: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {amounts.get(name, 0.0):g}" for name in names) or "nothing"

@@ -1,0 +1,185 @@
+"""Weights as opaque bytes by version: what `fetch` returns has the checksum and fingerprint it was published with.
+
+The store forgets everything when its process dies; publishing the same record again is always allowed, so whoever
+holds the current weights makes a restarted store whole by calling `publish` once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, GetTimeoutError
+
+from cluster.errors import DeadlineExceeded
+
+_POLL_S = 0.05
+
+
+class WeightMismatch(Exception):
+    """Weights that are not what they should be: another checksum, architecture or content for a version."""
+
+
+class UnknownVersion(LookupError):
+    """A version that is not held; the message lists those that are."""
+
+
+@dataclass(frozen=True)
+class WeightRecord:
+    """One version of the weights; `fingerprint` names the architecture they fit."""
+
+    version: int
+    data: bytes
+    checksum: str
+    fingerprint: str
+
+    @classmethod
+    def make(cls, version: int, data: bytes, fingerprint: str) -> WeightRecord:
+        """A record with the sha256 of `data` as its checksum."""
+        return cls(version, data, hashlib.sha256(data).hexdigest(), fingerprint)
+
+    def verify(self, *, fingerprint: str | None = None) -> None:
+        """Raise WeightMismatch unless `data` has the checksum and, where given, `fingerprint` is the record's."""
+        found = hashlib.sha256(self.data).hexdigest()
+        if found != self.checksum:
+            raise WeightMismatch(f"weights version {self.version}: checksum {found[:12]} is not {self.checksum[:12]}")
+        if fingerprint is not None and fingerprint != self.fingerprint:
+            raise WeightMismatch(
+                f"weights version {self.version} are for architecture {self.fingerprint!r}, not for {fingerprint!r}"
+            )
+
+
+class WeightTable:
+    """The last `keep` versions, which strictly increase."""
+
+    def __init__(self, *, keep: int) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; at least one version stays")
+        self._keep = keep
+        self._records: dict[int, WeightRecord] = {}
+
+    def publish(self, record: WeightRecord) -> None:
+        """Add `record`; the same version again with the same content changes nothing. Raises WeightMismatch."""
+        record.verify()
+        held = self._records.get(record.version)
+        if held is not None:
+            if (held.checksum, held.fingerprint) != (record.checksum, record.fingerprint):
+                raise WeightMismatch(f"weights version {record.version} were already published with other content")
+            return
+        latest = self.latest_version()
+        if latest is not None and record.version < latest:
+            raise WeightMismatch(f"weights version {record.version} are older than version {latest}; versions increase")
+        self._records[record.version] = record
+        for version in sorted(self._records)[: -self._keep]:
+            del self._records[version]
+
+    def get(self, version: int) -> WeightRecord:
+        """The record of `version`; raises UnknownVersion."""
+        if version not in self._records:
+            raise UnknownVersion(_unknown(version, self.versions()))
+        return self._records[version]
+
+    def versions(self) -> list[int]:
+        """All versions held, ascending."""
+        return sorted(self._records)
+
+    def latest_version(self) -> int | None:
+        """The newest version; None before the first."""
+        return max(self._records, default=None)
+
+
+class _WeightStoreActor:
+    """Serves a WeightTable; an absent version is an answer, because exceptions change their class on the way."""
+
+    def __init__(self, keep: int) -> None:
+        self._table = WeightTable(keep=keep)
+
+    def publish(self, record: WeightRecord) -> str | None:
+        try:
+            self._table.publish(record)
+        except WeightMismatch as error:
+            return str(error)
+        return None
+
+    def fetch(self, version: int) -> WeightRecord | list[int]:
+        held = self._table.versions()
+        return self._table.get(version) if version in held else held
+
+    def latest_version(self) -> int | None:
+        return self._table.latest_version()
+
+
+@dataclass(frozen=True)
+class WeightStore:
+    """A handle on the store's actor that any process of the Ray cluster may hold; it can be pickled."""
+
+    actor: ActorHandle
+    name: str
+
+    def publish(self, record: WeightRecord, *, timeout_s: float) -> None:
+        """Make `record` available to all; raises WeightMismatch or DeadlineExceeded."""
+        refused = self._call(
+            "publish", record, what=f"publishing weights version {record.version}", timeout_s=timeout_s
+        )
+        if refused is not None:
+            raise WeightMismatch(f"{self.name}: {refused}")
+
+    def fetch(self, version: int, *, fingerprint: str, timeout_s: float) -> WeightRecord:
+        """The verified record of `version`, waited for until it is published.
+
+        Raises UnknownVersion at once when newer versions have replaced it, WeightMismatch, or DeadlineExceeded.
+        """
+        deadline = time.monotonic() + timeout_s
+        what = f"weights version {version}"
+        while True:
+            remaining = max(0.0, deadline - time.monotonic())
+            answer = self._call("fetch", version, what=what, timeout_s=remaining, asked_s=timeout_s)
+            if isinstance(answer, WeightRecord):
+                answer.verify(fingerprint=fingerprint)
+                return answer
+            if answer and version <= answer[-1]:
+                raise UnknownVersion(f"{self.name}: {_unknown(version, answer)}")
+            if time.monotonic() + _POLL_S > deadline:
+                held = f"version {version} (held: {_listed(answer)})"
+                raise DeadlineExceeded.waiting_for(f"{what} from {self.name}", seconds=timeout_s, missing=held)
+            time.sleep(_POLL_S)
+
+    def latest_version(self, timeout_s: float) -> int | None:
+        """The newest version; None before the first."""
+        latest: int | None = self._call("latest_version", what="the latest weights version", timeout_s=timeout_s)
+        return latest
+
+    def _call(self, method: str, *arguments: Any, what: str, timeout_s: float, asked_s: float | None = None) -> Any:
+        """One actor call, repeated while the actor restarts; every method may safely run twice."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                reference = getattr(self.actor, method).remote(*arguments)
+                return ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+            except GetTimeoutError as error:
+                raise self._late(what, asked_s or timeout_s, "an answer") from error
+            except ActorUnavailableError as error:
+                if time.monotonic() + _POLL_S > deadline:
+                    raise self._late(what, asked_s or timeout_s, "the store, which is restarting") from error
+                time.sleep(_POLL_S)
+
+    def _late(self, what: str, seconds: float, missing: str) -> DeadlineExceeded:
+        return DeadlineExceeded.waiting_for(f"{what} from {self.name}", seconds=seconds, missing=missing)
+
+
+def start_weight_store(*, keep: int = 4) -> WeightStore:
+    """Start the store's actor, which takes no CPU and lives as long as a handle on it."""
+    actor = ray.remote(_WeightStoreActor).options(num_cpus=0, max_restarts=-1).remote(keep)
+    return WeightStore(actor=actor, name=f"weight store {actor._actor_id.hex()[:8]}")
+
+
+def _unknown(version: int, held: list[int]) -> str:
+    return f"weights version {version} are not held; held: {_listed(held)}"
+
+
+def _listed(versions: list[int]) -> str:
+    return ", ".join(map(str, versions)) or "none"

@@ -1,0 +1,1 @@
+"""Container images, KubeRay manifests and monitoring live here."""

@@ -1,0 +1,1 @@
+"""Compares unmaskers on held-out problems: sweeps, intervals, tables and plots."""

@@ -1,0 +1,24 @@
+"""Settings of the final evaluation: how many held-out problems and which heuristics at which parameters and blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cluster.config import setting
+from cluster.errors import UserError
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The sweep that a trained policy is compared with."""
+
+    num_examples: int = setting(512, help="held-out problems, the same for every sampler", minimum=0)
+    block_lengths: tuple[int, ...] = setting((), help="blocks of the heuristics; empty: the canvas and its halves", minimum=1)
+    heuristics: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Heuristic name -> values of its parameter."""
+    seeds: tuple[int, ...] = setting((0,), help="noise seeds of the random samplers and of the policy")
+    lease_examples: int = setting(64, help="problems per lease", minimum=1)
+
+    def validate(self, where: str) -> None:
+        if not self.seeds:
+            raise UserError(f"config key '{where}.seeds' is []; allowed: at least one seed")

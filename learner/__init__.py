@@ -1,0 +1,1 @@
+"""Trains unmasking policies: advantages, losses, batching, checkpoints, the loop and its command."""

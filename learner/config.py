@@ -1,0 +1,80 @@
+"""The whole run: every section composed, beside the settings of the learner itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cluster.config import setting
+from cluster.errors import UserError
+from evaluation.config import EvaluationConfig
+from policy.config import PolicyConfig
+from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """GRPO (arXiv 2512.09106) and its optimiser."""
+
+    num_steps: int = setting(100, help="policy updates, each on fresh rollouts", minimum=0)
+    prompts_per_step: int = setting(16, minimum=1)
+    group_size: int = setting(8, help="rollouts per prompt; their mean is the baseline", minimum=2)
+    num_iterations: int = setting(2, help="mu: optimiser steps on each batch of rollouts", minimum=1)
+    advantage: Literal["mean", "mean_std", "leave_one_out"] = "mean"
+    normaliser: Literal["per_rollout", "per_step"] = "per_rollout"
+    clip_low: float = setting(0.5, above=0.0, maximum=1.0)
+    clip_high: float = setting(0.5, above=0.0)
+    learning_rate: float = setting(3e-5, above=0.0)
+    warmup_steps: int = setting(0, help="optimiser steps of linear warm-up", minimum=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    adam_beta1: float = setting(0.9, minimum=0.0, below=1.0)
+    adam_beta2: float = setting(0.99, minimum=0.0, below=1.0)
+    weight_decay: float = setting(0.1, minimum=0.0)
+    max_grad_norm: float = setting(0.2, above=0.0)
+    micro_batch_steps: int = setting(1024, help="packed decoding steps per forward and backward", minimum=1)
+    torch_threads: int = setting(2, minimum=1)
+    update_deadline_s: float = setting(600.0, help="for one update", above=0.0)
+    max_weight_lag: Literal[0] = setting(0, help="0 is the synchronous, reproducible mode")
+    max_grader_error_rate: float = setting(0.05, help="share of grader errors in a step that stops the run", minimum=0.0)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept, and how often the policy is validated."""
+
+    every: int = setting(20, help="updates between checkpoints and validations", minimum=1)
+    keep: int = setting(3, help="newest checkpoints kept; the best one always is", minimum=1)
+    validation_examples: int = setting(256, help="problems of the validation split that choose the best checkpoint", minimum=1)
+    samples_every: int = setting(10, help="updates between sample trajectories in samples.jsonl", minimum=1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    run_dir: str = setting("runs/tiny", help="where everything is written")
+    seed: int = setting(0, minimum=0)
+    task: Literal["arithmetic", "sudoku", "sudoku_infill"] = "arithmetic"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    ray_address: str | None = setting(None, help="null starts a local Ray, or joins the cluster of a Ray job")
+
+    def validate(self, where: str) -> None:
+        """Divisions that must come out even."""
+        prefix = f"{where}." if where else ""
+        if self.learner.prompts_per_step % self.rollout.lease_groups:
+            raise UserError(
+                f"config key '{prefix}rollout.lease_groups' is {self.rollout.lease_groups}; "
+                f"allowed: a divisor of learner.prompts_per_step = {self.learner.prompts_per_step}"
+            )
+
+
+RESULT_NEUTRAL = ("run_dir", "ray_address", "rollout.num_workers", "rollout.start_deadline_s", "rollout.lease_deadline_s",
+                  "rollout.max_replacements", "rollout.cpus_per_worker", "learner.update_deadline_s")  # fmt: skip
+"""Keys that may change between a run and its resumption, because no result depends on them."""

@@ -1,0 +1,1 @@
+"""Policy losses as pure functions of log-probabilities, advantages and weights."""

@@ -1,0 +1,58 @@
+"""The clipped surrogate of GRPO with one set-level ratio per decoding step (arXiv 2512.09106).
+
+    J = 1/R sum_r 1/T_r sum_t min(rho A_r, clip(rho, 1 - low, 1 + high) A_r),   rho = pi(a_t|s_t) / pi_old(a_t|s_t)
+
+Shapes: `N` packed steps of R rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Normaliser = Literal["per_rollout", "per_step"]
+
+
+@dataclass(frozen=True, slots=True)
+class SurrogateTerms:
+    """The loss and what it was made of; sums run over the steps given."""
+
+    loss: Tensor
+    """Scalar, -sum_n w_n min(...)."""
+    num_clipped: int
+    """Steps whose ratio was cut."""
+    max_ratio_gap: float
+    """max |rho - 1|."""
+    sum_kl: float
+    """Sum of (rho - 1) - log rho, a non-negative estimate of KL(old || new) per step (Schulman)."""
+
+
+def step_weights(nfe_R: NDArray[np.int64], num_rows: int, *, normaliser: Normaliser) -> NDArray[np.float32]:
+    """`[N]` the weight of each packed step of rows with `nfe_R` steps.
+
+    `per_rollout`: 1 / (R T_r), every rollout counts the same; `per_step`: 1 / sum T, every step does. `num_rows` is R, all rows of
+    the update, also those that were filtered out for having no advantage (they would add zero).
+    """
+    if normaliser == "per_rollout":
+        return np.repeat(1.0 / (num_rows * np.maximum(nfe_R, 1)), nfe_R).astype(np.float32)
+    return np.full(int(nfe_R.sum()), 1.0 / max(1, int(nfe_R.sum())), np.float32)
+
+
+def clipped_surrogate(
+    log_prob_N: Tensor, old_log_prob_N: Tensor, advantage_N: Tensor, weight_N: Tensor, *, clip_low: float, clip_high: float
+) -> SurrogateTerms:
+    """The clipped surrogate loss of the given steps."""
+    log_ratio_N = log_prob_N - old_log_prob_N
+    ratio_N = log_ratio_N.exp()
+    clipped_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)
+    surrogate_N = torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N)
+    with torch.no_grad():
+        is_cut_N = (clipped_N != ratio_N) & (clipped_N * advantage_N < ratio_N * advantage_N)
+        gap = (ratio_N - 1).abs().max() if len(ratio_N) else ratio_N.new_zeros(())
+        kl = (ratio_N - 1 - log_ratio_N).sum()
+    return SurrogateTerms(-(weight_N * surrogate_N).sum(), int(is_cut_N.sum()), float(gap), float(kl))

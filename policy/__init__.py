@@ -1,0 +1,1 @@
+"""Unmasking policies in pure torch: observations, decisions, distributions, networks, heuristics and trajectory records."""

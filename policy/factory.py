@@ -1,0 +1,67 @@
+"""Unmaskers by name: a heuristic baseline is a configuration entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from policy.config import PolicyConfig
+from policy.heuristics import LowConfidence, RandomOrder, Threshold
+from policy.learned import LearnedUnmasker, make_distribution
+from policy.networks.dit_confidence import ConfidenceDiT
+from policy.unmasker import Unmasker
+
+
+@dataclass(frozen=True, slots=True)
+class HeuristicKind:
+    """How one heuristic is made and what its only parameter may be."""
+
+    parameter: str
+    parse: Callable[[object], float | int]
+    make: Callable[[float | int], Unmasker]
+    is_random: bool = False
+
+
+def _positive_integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"is {value!r}; allowed: an integer >= 1")
+    return value
+
+
+def _probability(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"is {value!r}; allowed: a number in [0, 1]")
+    return float(value)
+
+
+HEURISTICS: Mapping[str, HeuristicKind] = {
+    "random": HeuristicKind("k", _positive_integer, lambda k: RandomOrder(k=int(k)), is_random=True),
+    "low_confidence": HeuristicKind("k", _positive_integer, lambda k: LowConfidence(k=int(k))),
+    "threshold": HeuristicKind("tau", _probability, lambda tau: Threshold(tau=tau)),
+}
+
+
+def make_heuristic(name: str, value: object) -> Unmasker:
+    """The heuristic `name` with its parameter at `value`; `ValueError` quotes what is wrong and says what is allowed."""
+    if name not in HEURISTICS:
+        raise ValueError(f"unknown heuristic {name!r}; allowed: {', '.join(HEURISTICS)}")
+    kind = HEURISTICS[name]
+    try:
+        parameter = kind.parse(value)
+    except ValueError as error:
+        raise ValueError(f"parameter {kind.parameter!r} of heuristic {name!r} {error}") from error
+    return kind.make(parameter)
+
+
+def make_network(config: PolicyConfig, *, seed: int) -> ConfidenceDiT:
+    """A freshly initialised network; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ConfidenceDiT(config)
+
+
+def make_learned(network: ConfidenceDiT) -> LearnedUnmasker:
+    """The network's unmasker with the distribution and temperature of its own settings."""
+    return LearnedUnmasker(network, make_distribution(network.config))

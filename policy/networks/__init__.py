@@ -1,0 +1,1 @@
+"""Policy networks: one unmasking logit per canvas position."""

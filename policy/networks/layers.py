@@ -1,0 +1,79 @@
+"""Building blocks of the confidence policy (arXiv 2512.09106): time embedding, rotary attention and the adaptive block.
+
+Shapes: `N` rows or packed steps, `L` positions, `H` hidden size, `E` time embedding size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROPE_BASE = 10_000.0
+TIME_SCALE = 1_000.0
+
+
+def time_embedding(time_N: Tensor, size: int, *, legacy: bool) -> Tensor:
+    """`[N, 1, E]` cosines then sines of the time.
+
+    The reference release uses period 1, where every frequency is 1, and rounds to bfloat16: `legacy` reproduces both.
+    """
+    half = size // 2
+    if legacy:
+        angles_NE = time_N.unsqueeze(1).expand(-1, half)
+    else:
+        frequency_E = torch.exp(-math.log(ROPE_BASE) * torch.arange(half, device=time_N.device) / half)
+        angles_NE = time_N.unsqueeze(1) * TIME_SCALE * frequency_E
+    embedding_NE = torch.cat([angles_NE.cos(), angles_NE.sin()], 1)
+    if legacy:
+        embedding_NE = embedding_NE.to(torch.bfloat16).to(time_N.dtype)
+    return embedding_NE.unsqueeze(1)
+
+
+def rotate(x: Tensor) -> Tensor:
+    """Rotary embedding of `[N, heads, L, D]`: pairs are (even, odd), results are the two halves, as in the reference release."""
+    L, D = x.shape[-2:]
+    inverse_frequency = ROPE_BASE ** (-torch.arange(0, D, 2, device=x.device, dtype=torch.float32) / D)
+    angles_LD = torch.outer(torch.arange(L, device=x.device, dtype=torch.float32), inverse_frequency)
+    cos, sin = angles_LD.cos().to(x.dtype), angles_LD.sin().to(x.dtype)
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.cat([even * cos - odd * sin, even * sin + odd * cos], -1)
+
+
+class AdaptiveBlock(nn.Module):
+    """A pre-norm transformer block whose norms and gates are shifted by a per-position condition.
+
+    Gates are 1 + alpha, so with a zeroed `ada_conditioning` it is a standard bidirectional block.
+    """
+
+    def __init__(self, hidden_size: int, feed_forward_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+        self.linear1 = nn.Linear(hidden_size, feed_forward_size)
+        self.linear2 = nn.Linear(feed_forward_size, hidden_size)
+        self.ada_conditioning = nn.Linear(hidden_size, 6 * hidden_size)
+        self.norm1 = nn.LayerNorm(hidden_size)
+        self.norm2 = nn.LayerNorm(hidden_size)
+
+    def forward(self, x_NLH: Tensor, condition_NLH: Tensor) -> Tensor:
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition_NLH).chunk(6, -1)
+        attended = self._attention(self.norm1(x_NLH) * (1 + scale1) + shift1)
+        x_NLH = x_NLH + (1 + gate1) * attended
+        fed = self.linear2(F.gelu(self.linear1(self.norm2(x_NLH) * (1 + scale2) + shift2)))
+        return x_NLH + (1 + gate2) * fed
+
+    def _attention(self, h_NLH: Tensor) -> Tensor:
+        N, L, H = h_NLH.shape
+
+        def heads(projected: Tensor) -> Tensor:
+            return projected.view(N, L, self.num_heads, H // self.num_heads).transpose(1, 2)
+
+        query, key = rotate(heads(self.q_proj(h_NLH))), rotate(heads(self.k_proj(h_NLH)))
+        out = F.scaled_dot_product_attention(query, key, heads(self.v_proj(h_NLH)))
+        return self.out_proj(out.transpose(1, 2).reshape(N, L, H))

@@ -1,0 +1,41 @@
+"""What an unmasker sees of a batch of rows at one step.
+
+Shapes: `B` rows, `L` canvas positions, `K` top-p confidences per position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from policy.scope import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Which predictions an unmasker asks the model for."""
+
+    scope: Scope = Scope.BLOCK
+    num_confidences: int = 1
+    """K: how many of the largest token probabilities per position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One step of B live rows."""
+
+    masked_BL: Tensor
+    """bool: the position still holds the mask token."""
+    eligible_BL: Tensor
+    """bool: masked and inside the row's current block; a decision commits only such positions."""
+    confidences_BLK: Tensor
+    """float32 top-K token probabilities, largest first; 1 (then 0) where nothing was asked for."""
+    log_odds_BL: Tensor
+    """float32 log(p / (1 - p)) of the largest probability, exact where p itself rounds to 1."""
+    nfe_B: Tensor
+    """int64 forward passes charged before this one."""
+    time_B: Tensor
+    """float32 NFE / L, the policy's clock."""
+    keys_B: Tensor
+    """int64 keys of the rows' noise (`policy.noise`)."""

@@ -1,0 +1,67 @@
+"""Settings of the environment: model, task, decoding, reward and the rollout pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.config import setting
+from cluster.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which frozen dLLM."""
+
+    name: str = setting("tiny", help="'tiny' (shipped) or a folder in the Hugging Face format")
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    device: str = setting("cpu", help="torch device of each rollout actor")
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How canvases are decoded in training."""
+
+    canvas_length: int | None = setting(None, help="L in tokens; null is the task's own", minimum=1)
+    block_length: int | None = setting(None, help="tokens per block; null is the whole canvas (full diffusion)", minimum=1)
+    num_slots: int = setting(32, help="rows per forward pass", minimum=1)
+    token_temperature: float = setting(0.0, help="the dLLM's; 0 takes the most likely token", minimum=0.0)
+    eos: Literal["full", "stop"] = setting("full", help="decode the whole canvas, or stop at the end of the text")
+
+    def lengths(self, task_length: int, where: str) -> tuple[int, int]:
+        """(canvas length, block length) on a task; a block length that does not divide the canvas is a UserError."""
+        length = self.canvas_length or task_length
+        block = self.block_length or length
+        check_block_length(block, length, f"{where}.block_length")
+        return length, block
+
+
+def check_block_length(block_length: int, canvas_length: int, key: str) -> None:
+    """Refuses a block length that does not divide the canvas."""
+    if block_length > canvas_length or canvas_length % block_length:
+        divisors = [n for n in range(1, canvas_length + 1) if canvas_length % n == 0]
+        raise UserError(
+            f"config key '{key}' is {block_length}; allowed: a divisor of the canvas length {canvas_length}: {divisors}"
+        )
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What a decoded row earns."""
+
+    kind: Literal["multiplicative", "additive"] = "multiplicative"
+    alpha: float = setting(1.0, help="speed exponent (weight for 'additive'); 0 rewards correctness alone", minimum=0.0)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """The pool of rollout actors."""
+
+    num_workers: int = setting(2, minimum=1)
+    cpus_per_worker: float = setting(1.0, above=0.0)
+    gpus_per_worker: float = setting(0.0, minimum=0.0)
+    torch_threads: int = setting(1, help="per actor; part of what makes a run bitwise reproducible", minimum=1)
+    lease_groups: int = setting(2, help="groups per lease; a lease is decoded as one batch of work", minimum=1)
+    start_deadline_s: float = setting(180.0, help="for all actors to load their model", above=0.0)
+    lease_deadline_s: float = setting(600.0, help="for one lease, from dispatch to result", above=0.0)
+    max_replacements: int = setting(4, help="dead actors replaced before the run gives up", minimum=0)

@@ -1,0 +1,1 @@
+"""Graders: exact answer extraction and typed verdicts."""

@@ -1,0 +1,106 @@
+"""Loads a frozen dLLM and its tokenizer from a folder in the Hugging Face format; a bad folder is one clear line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rollout_workers.models.backbone import LlamaDLLM, bidirectional_llama
+from rollout_workers.models.base import FrozenDLLM, ModelError, ModelSpec
+from rollout_workers.models.tiny import CHECKPOINT_DIR
+from rollout_workers.tokenizer import DllmTokenizer
+
+TINY = "tiny"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def model_folder(name: str) -> Path:
+    """The folder that a model name stands for: `tiny` is the shipped one, anything else is a path."""
+    return CHECKPOINT_DIR if name == TINY else Path(name)
+
+
+def load_tokenizer(name: str) -> DllmTokenizer:
+    """The tokenizer of a model folder."""
+    folder = model_folder(name)
+    _check_folder(folder)
+    return DllmTokenizer.from_folder(folder)
+
+
+def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> FrozenDLLM:
+    """The frozen model of a folder; raises `ModelError` when it is missing, torn, of another kind or fails its self-check."""
+    folder = model_folder(name)
+    config = _check_folder(folder)
+    try:
+        model = _load_llama(folder, config, DTYPES[dtype])
+    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"model folder '{folder}': model.safetensors cannot be loaded ({reason})") from error
+    spec = ModelSpec(
+        name=name,
+        mask_id=config["mask_token_id"],
+        eos_id=config["eos_token_id"],
+        pad_id=config["pad_token_id"],
+        vocabulary_size=config["vocab_size"],
+    )
+    adapter = LlamaDLLM(model.to(device), spec)
+    self_check(adapter)
+    return adapter
+
+
+def _check_folder(folder: Path) -> dict[str, int]:
+    """The parsed config of a complete model folder."""
+    if not folder.is_dir():
+        raise ModelError(f"model folder '{folder}' does not exist; allowed: '{TINY}' or a folder with {', '.join(_REQUIRED)}")
+    missing = [name for name in _REQUIRED if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"model folder '{folder}' has no {', '.join(missing)}; needed: {', '.join(_REQUIRED)}")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"model folder '{folder}': config.json is not valid JSON ({error})") from error
+    if config.get("model_type") != "llama":
+        raise ModelError(f"model folder '{folder}': model_type is {config.get('model_type')!r}; allowed: 'llama'")
+    for key in ("mask_token_id", "eos_token_id", "pad_token_id", "vocab_size"):
+        if not isinstance(config.get(key), int):
+            raise ModelError(f"model folder '{folder}': config.json says {key} is {config.get(key)!r}; needed: an integer")
+    assert isinstance(config, dict)
+    return config
+
+
+def _load_llama(folder: Path, config: dict[str, int], dtype: torch.dtype) -> LlamaForCausalLM:
+    from safetensors.torch import load_file
+
+    with torch.device("meta"):
+        model = bidirectional_llama(LlamaConfig.from_dict(config))
+    tensors = {name: value.to(dtype) for name, value in load_file(folder / "model.safetensors").items()}
+    # Strict and by assignment: an absent, extra or misshapen tensor raises and names itself.
+    model.load_state_dict(tensors, strict=True, assign=True)
+    # Buffers are not in the file; rotary frequencies are made again on a real device.
+    rotary = type(model.model.rotary_emb)(model.config)
+    model.model.rotary_emb = rotary
+    return model
+
+
+@torch.no_grad()
+def self_check(model: FrozenDLLM, *, tolerance: float = 1e-3) -> None:
+    """Fails by name when a row's prediction depends on padding or the mask id can be predicted."""
+    spec, device = model.spec, model.device
+    if not 0 <= spec.mask_id < spec.vocabulary_size:
+        raise ModelError(f"model '{spec.name}': mask id {spec.mask_id} lies outside its vocabulary of {spec.vocabulary_size}")
+    canvas_BL = torch.full((1, 8), spec.mask_id, device=device)
+    wanted_BL = torch.ones(1, 8, dtype=torch.bool, device=device)
+    prompt_BP = (torch.arange(6, device=device) % spec.vocabulary_size).unsqueeze(0)
+    length_B = torch.tensor([6], device=device)
+    lone = model.predict(prompt_BP, length_B, canvas_BL, wanted_BL)
+    padded_BP = torch.cat([torch.full((1, 5), spec.pad_id, device=device), prompt_BP], 1)
+    padded = model.predict(padded_BP, length_B, canvas_BL, wanted_BL)
+    if bool((lone.token_ids_N == spec.mask_id).any()):
+        raise ModelError(f"model '{spec.name}': self-check 'mask id' failed: it predicts its own mask id {spec.mask_id}")
+    gap = float((lone.confidences_NK - padded.confidences_NK).abs().max())
+    if not gap <= tolerance:
+        raise ModelError(f"model '{spec.name}': self-check 'padding' failed: padding moves confidences by {gap:.2g}")

@@ -1,0 +1,194 @@
+"""Trains the tiny dLLM from scratch: `python -m rollout_workers.models.tiny.pretrain --output DIR`.
+
+Masked diffusion training in the plain form: cross-entropy averaged over the masked positions of the canvas (no 1/t weight).
+Resumable: the state is saved every `--save-every` steps, and the same command goes on from it to the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rollout_workers.models.backbone import bidirectional_llama
+from rollout_workers.models.tiny.corpus import Batch, Corpus
+from rollout_workers.models.tiny.vocabulary import build_tokenizer
+
+WARMUP_STEPS = 200
+FINAL_LR_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything the weights depend on."""
+
+    num_steps: int = 5000
+    hidden_size: int = 128
+    num_layers: int = 3
+    num_heads: int = 4
+    feed_forward_size: int = 320
+    arithmetic_rows: int = 96
+    sudoku_rows: int = 48
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+
+
+def build_model(recipe: Recipe) -> LlamaForCausalLM:
+    """A freshly initialised model of the recipe's size, with the tokenizer's ids in its config."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(recipe.seed)
+    return bidirectional_llama(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.feed_forward_size,
+            num_hidden_layers=recipe.num_layers,
+            num_attention_heads=recipe.num_heads,
+            num_key_value_heads=recipe.num_heads,
+            max_position_embeddings=256,
+            tie_word_embeddings=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            mask_token_id=tokenizer.mask_token_id,
+        )
+    )
+
+
+def batch_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[torch.Tensor, float]:
+    """Mean cross-entropy over the masked positions, and the share of them that the argmax gets right."""
+    mask_id = model.config.mask_token_id
+    canvas_BL = torch.where(batch.masked_BL, mask_id, batch.canvas_BL)
+    tokens_BS = torch.cat([batch.prompt_BP, canvas_BL], 1)
+    hidden_BSD = model.model(tokens_BS).last_hidden_state
+    logits = model.lm_head(hidden_BSD[:, batch.prompt_BP.shape[1] :][batch.masked_BL])
+    target = batch.canvas_BL[batch.masked_BL]
+    return F.cross_entropy(logits, target), float((logits.argmax(-1) == target).float().mean())
+
+
+def learning_rate_share(step: int, num_steps: int) -> float:
+    """Linear warm-up, then a cosine down to `FINAL_LR_SHARE`."""
+    if step < WARMUP_STEPS:
+        return (step + 1) / WARMUP_STEPS
+    progress = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)
+    return FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Pretraining:
+    """The training state: model, optimiser and step."""
+
+    def __init__(self, recipe: Recipe, output: Path) -> None:
+        self.recipe = recipe
+        self.output = output
+        self.model = build_model(recipe)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+        )
+        self.step = 0
+
+    def train_step(self, corpus: Corpus) -> dict[str, float]:
+        """One optimiser step on one batch of each task."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * learning_rate_share(self.step, self.recipe.num_steps)
+        chains = corpus.arithmetic(self.step, batch_size=self.recipe.arithmetic_rows)
+        loss, chain_accuracy = batch_loss(self.model, chains)
+        puzzles = corpus.sudoku(self.step, batch_size=self.recipe.sudoku_rows)
+        puzzle_loss, puzzle_accuracy = batch_loss(self.model, puzzles)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + 0.5 * puzzle_loss).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        return {
+            "arithmetic_loss": loss.item(),
+            "arithmetic_token_accuracy": chain_accuracy,
+            "sudoku_loss": puzzle_loss.item(),
+            "sudoku_token_accuracy": puzzle_accuracy,
+        }
+
+    def save(self) -> None:
+        """Writes the training state, `state.json` last."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        weights = self.output / f"state-{self.step}.safetensors"
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, weights)
+        record = {"step": self.step, "weights": weights.name, "recipe": asdict(self.recipe)}
+        temporary = self.output / "state.json.tmp"
+        temporary.write_text(json.dumps(record, indent=1))
+        temporary.replace(self.output / "state.json")
+        for old in self.output.glob("state-*.safetensors"):
+            if old != weights:
+                old.unlink()
+
+    def resume(self) -> None:
+        """Goes on from the saved state of `output`; a state of another recipe is refused."""
+        record = json.loads((self.output / "state.json").read_text())
+        if record["recipe"] != asdict(self.recipe):
+            raise SystemExit(f"{self.output} holds a run of another recipe: {record['recipe']}; choose another --output")
+        tensors = load_file(self.output / record["weights"])
+        prefix = "model."
+        self.model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        optimizer_state = self.optimizer.state_dict()
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, field = name.split(".")
+                optimizer_state["state"].setdefault(int(index), {})[field] = value
+        self.optimizer.load_state_dict(optimizer_state)
+        self.step = record["step"]
+
+    def export(self) -> Path:
+        """Writes the model and its tokenizer in the Hugging Face folder format."""
+        folder = self.output / "checkpoint"
+        self.model.save_pretrained(folder)
+        build_tokenizer().save_pretrained(folder)
+        return folder
+
+
+def _progress_line(training: Pretraining, averages: dict[str, float], started: float, first_step: int) -> str:
+    elapsed = time.monotonic() - started
+    left = elapsed / max(1, training.step - first_step) * (training.recipe.num_steps - training.step)
+    figures = " ".join(f"{name} {value:.4f}" for name, value in averages.items())
+    return f"step {training.step}/{training.recipe.num_steps} {figures} elapsed {elapsed / 60:.1f} min ETA {left / 60:.1f} min"
+
+
+def main() -> None:
+    recipe = Recipe()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/tiny-pretrain"))
+    parser.add_argument("--save-every", type=int, default=250)
+    for name, default in asdict(recipe).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    arguments = vars(parser.parse_args())
+    output, save_every = arguments.pop("output"), arguments.pop("save_every")
+    training = Pretraining(Recipe(**arguments), output)
+    if (output / "state.json").exists():
+        training.resume()
+    corpus = Corpus(build_tokenizer(), seed=training.recipe.seed)
+    started, first_step, window = time.monotonic(), training.step, []
+    while training.step < training.recipe.num_steps:
+        window.append(training.train_step(corpus))
+        if training.step % 50 == 0:
+            averages = {name: sum(row[name] for row in window) / len(window) for name in window[0]}
+            sys.stdout.write(_progress_line(training, averages, started, first_step) + "\n")
+            sys.stdout.flush()
+            window.clear()
+        if training.step % save_every == 0:
+            training.save()
+    training.save()
+    sys.stdout.write(f"model written to {training.export()}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""From a lease to graded, packed trajectories: everything a rollout actor does, without Ray.
+
+A lease names the work completely (examples, samples, weight version, seed), and the engine drains before the next lease, so what a
+lease produces depends on nothing but the lease: it may be run anywhere and more than once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.metrics import TimeStates
+from policy.noise import row_key
+from policy.trajectory import TrajectoryBatch, TrajectoryRow
+from policy.unmasker import Unmasker
+from rollout_workers.engine import Engine, EngineStats, EosPolicy
+from rollout_workers.grader import grade_text
+from rollout_workers.grading.answers import Grade
+from rollout_workers.models.base import FrozenDLLM
+from rollout_workers.rewards import RewardFunction
+from rollout_workers.sequence import Sequence
+from rollout_workers.tasks import Example, Split, Task, make_task
+from rollout_workers.tokenizer import DllmTokenizer
+
+GRADING = "grading"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRequest:
+    """One prompt to decode `num_samples` times."""
+
+    group: int
+    task: str
+    split: Split
+    index: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Work for one actor: groups under one weight version."""
+
+    id: int
+    weight_version: int
+    run_seed: int
+    groups: tuple[GroupRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSettings:
+    """How rows are decoded, for training and evaluation alike."""
+
+    canvas_length: int
+    block_length: int
+    num_slots: int = 32
+    token_temperature: float = 0.0
+    eos: EosPolicy = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseResult:
+    """The graded rows of one lease, in the lease's order; arrays have one entry per row."""
+
+    lease: Lease
+    trajectories: TrajectoryBatch
+    grades: tuple[Grade, ...]
+    texts: tuple[str, ...]
+    reward_R: NDArray[np.float64]
+    stats: EngineStats
+    seconds: dict[str, float]
+    """The actor's exclusive time states since its previous lease."""
+
+
+def pose(
+    example: Example, tokenizer: DllmTokenizer, settings: DecodeSettings, *, key: int, group: int = 0, sample: int = 0
+) -> Sequence:
+    """The row that decodes `example`."""
+    return Sequence(
+        example_id=example.id,
+        prompt_ids=tokenizer.encode_prompt(example.prompt),
+        canvas_ids=tokenizer.encode_canvas(example.template, settings.canvas_length),
+        block_length=settings.block_length,
+        key=key,
+        group=group,
+        sample=sample,
+    )
+
+
+class Rollout:
+    """Decodes and grades leases with one frozen model."""
+
+    def __init__(
+        self,
+        model: FrozenDLLM,
+        tokenizer: DllmTokenizer,
+        settings: DecodeSettings,
+        reward: RewardFunction,
+        *,
+        clock: TimeStates,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._reward = reward
+        self._clock = clock
+        self._tasks: dict[str, Task] = {}
+
+    def run(self, lease: Lease, unmasker: Unmasker) -> LeaseResult:
+        """All rows of `lease`, decoded by `unmasker`, with their decisions, grades and rewards."""
+        examples, sequences = self._rows(lease)
+        settings = self._settings
+        engine = Engine(
+            self._model,
+            unmasker,
+            num_slots=settings.num_slots,
+            token_temperature=settings.token_temperature,
+            eos=settings.eos,
+            clock=self._clock,
+        )
+        decoded = engine.decode(sequences, record=True)
+        assert decoded.steps is not None and decoded.offsets is not None
+        rows = tuple(_wire_row(sequence, lease.weight_version) for sequence in sequences)
+        with self._clock.state(GRADING):
+            texts = tuple(self._tokenizer.decode_canvas(sequence.tokens_L.tolist()) for sequence in sequences)
+            grades = tuple(
+                grade_text(self._task(example), example, text) for example, text in zip(examples, texts, strict=True)
+            )
+        rewards = [
+            self._reward(grade.score, sequence.nfe, settings.canvas_length)
+            for grade, sequence in zip(grades, sequences, strict=True)
+        ]
+        return LeaseResult(
+            lease=lease,
+            trajectories=TrajectoryBatch(rows, decoded.steps, decoded.offsets),
+            grades=grades,
+            texts=texts,
+            reward_R=np.asarray(rewards, np.float64),
+            stats=decoded.stats,
+            seconds=self._clock.take(),
+        )
+
+    def _rows(self, lease: Lease) -> tuple[list[Example], list[Sequence]]:
+        examples, sequences = [], []
+        for request in lease.groups:
+            task = self._tasks.setdefault(request.task, make_task(request.task))
+            example = task.example(request.split, request.index)
+            for sample in range(request.num_samples):
+                key = row_key(
+                    run_seed=lease.run_seed,
+                    example_id=example.id,
+                    sample_index=sample,
+                    weight_version=lease.weight_version,
+                )
+                examples.append(example)
+                sequences.append(
+                    pose(example, self._tokenizer, self._settings, key=key, group=request.group, sample=sample)
+                )
+        return examples, sequences
+
+    def _task(self, example: Example) -> Task:
+        return self._tasks[example.id.split("/", 1)[0]]
+
+
+def _wire_row(sequence: Sequence, weight_version: int) -> TrajectoryRow:
+    return TrajectoryRow(
+        example_id=sequence.example_id,
+        group=sequence.group,
+        sample=sequence.sample,
+        weight_version=weight_version,
+        tokens_L=sequence.tokens_L,
+        order_L=sequence.order_L,
+        status=str(sequence.status),
+        nfe=sequence.nfe,
+        num_near_ties=sequence.num_near_ties,
+    )

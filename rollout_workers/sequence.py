@@ -1,0 +1,154 @@
+"""Rows: what one sequence is, and the stacked state of those that are live.
+
+A `Sequence` owns its row's prompt, canvas, block length, key and, once it has ended, its outcome. While it is live its state lies in
+`LiveRows`, one tensor row each; retiring writes the outcome back, and no decode state outlives it.
+
+Shapes: `B` live rows, `P` longest live prompt, `L` canvas positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+NEVER = -1
+"""Commit order of a position that is still masked."""
+
+
+class SequenceStatus(StrEnum):
+    """Where a row is, or how it ended."""
+
+    WAITING = "waiting"
+    LIVE = "live"
+    CLEAN = "clean"
+    """No mask is left."""
+    EOS_STOP = "eos_stop"
+    """Everything before an end-of-text was committed, and the option `eos: stop` filled the rest."""
+    STEP_LIMIT = "step_limit"
+    """Masks were left at the step cap."""
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One row to decode."""
+
+    example_id: str
+    prompt_ids: Many[int]
+    canvas_ids: Many[int]
+    """Mask ids where the model writes, given tokens elsewhere."""
+    block_length: int
+    key: int
+    """The row's noise key (`policy.noise.row_key`)."""
+    group: int = 0
+    sample: int = 0
+    weight_version: int = 0
+    step_limit: int | None = None
+    """Forward passes at most; None means one per canvas position."""
+
+    status: SequenceStatus = SequenceStatus.WAITING
+    nfe: int = 0
+    num_near_ties: int = 0
+    tokens_L: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    order_L: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
+
+    def __post_init__(self) -> None:
+        L = len(self.canvas_ids)
+        if not 1 <= self.block_length <= L or L % self.block_length:
+            raise ValueError(f"block_length {self.block_length} does not divide the canvas; allowed: a divisor of {L}")
+
+
+class LiveRows:
+    """The stacked state of the rows that are being decoded."""
+
+    def __init__(self, *, mask_id: int, pad_id: int, canvas_length: int, device: torch.device) -> None:
+        self.sequences: list[Sequence] = []
+        self._mask_id, self._pad_id, self._device = mask_id, pad_id, device
+        self.prompt_BP = self._empty(0, 0)
+        self.prompt_length_B = self._empty(0)
+        self.canvas_BL = self._empty(0, canvas_length)
+        self.order_BL = self._empty(0, canvas_length)
+        self.block_length_B = self._empty(0)
+        self.nfe_B = self._empty(0)
+        self.key_B = self._empty(0)
+        self.step_limit_B = self._empty(0)
+        self.num_near_ties_B = self._empty(0)
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.int64, device=self._device)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def masked_BL(self) -> Tensor:
+        """bool: still to be written."""
+        return self.canvas_BL == self._mask_id
+
+    def block_window_BL(self, masked_BL: Tensor) -> Tensor:
+        """bool: the row's current block, the one that holds its leftmost mask."""
+        start_B = masked_BL.int().argmax(1) // self.block_length_B * self.block_length_B
+        position_L = torch.arange(masked_BL.shape[1], device=masked_BL.device)
+        after_start_BL = position_L >= start_B.unsqueeze(1)
+        return after_start_BL & (position_L < (start_B + self.block_length_B).unsqueeze(1))
+
+    def admit(self, sequences: list[Sequence]) -> None:
+        """Adds rows at the end."""
+        if not sequences:
+            return
+        width = max(self.prompt_BP.shape[1], *(len(sequence.prompt_ids) for sequence in sequences))
+        rows = [[self._pad_id] * (width - len(s.prompt_ids)) + list(s.prompt_ids) for s in sequences]
+        old_BP = F.pad(self.prompt_BP, (width - self.prompt_BP.shape[1], 0), value=self._pad_id)
+        canvas = self._tensor([list(sequence.canvas_ids) for sequence in sequences])
+        self.prompt_BP = torch.cat([old_BP, self._tensor(rows)])
+        self.canvas_BL = torch.cat([self.canvas_BL, canvas])
+        self.order_BL = torch.cat([self.order_BL, torch.where(canvas == self._mask_id, NEVER, 0)])
+        self.prompt_length_B = self._append(self.prompt_length_B, [len(s.prompt_ids) for s in sequences])
+        self.block_length_B = self._append(self.block_length_B, [s.block_length for s in sequences])
+        self.key_B = self._append(self.key_B, [s.key for s in sequences])
+        limits = [len(s.canvas_ids) if s.step_limit is None else s.step_limit for s in sequences]
+        self.step_limit_B = self._append(self.step_limit_B, limits)
+        self.nfe_B = self._append(self.nfe_B, [0] * len(sequences))
+        self.num_near_ties_B = self._append(self.num_near_ties_B, [0] * len(sequences))
+        for sequence in sequences:
+            sequence.status = SequenceStatus.LIVE
+        self.sequences.extend(sequences)
+
+    def retire(self, ended: dict[int, SequenceStatus]) -> None:
+        """Writes the outcome of the rows in `ended` into their sequences and drops them."""
+        if not ended:
+            return
+        index = self._tensor(sorted(ended))
+        columns = [x[index].cpu().numpy() for x in (self.canvas_BL, self.order_BL, self.nfe_B, self.num_near_ties_B)]
+        for row, tokens_L, order_L, nfe, near in zip(sorted(ended), *columns, strict=True):
+            sequence = self.sequences[row]
+            sequence.status = ended[row]
+            sequence.tokens_L = tokens_L.astype(np.int32)
+            sequence.order_L = order_L.astype(np.int16)
+            sequence.nfe, sequence.num_near_ties = int(nfe), int(near)
+        kept = [row for row in range(len(self)) if row not in ended]
+        self.sequences = [self.sequences[row] for row in kept]
+        self._keep(self._tensor(kept))
+
+    def _keep(self, index: Tensor) -> None:
+        width = max((len(sequence.prompt_ids) for sequence in self.sequences), default=0)
+        self.prompt_BP = self.prompt_BP[index][:, self.prompt_BP.shape[1] - width :]
+        self.prompt_length_B = self.prompt_length_B[index]
+        self.canvas_BL = self.canvas_BL[index]
+        self.order_BL = self.order_BL[index]
+        self.block_length_B = self.block_length_B[index]
+        self.nfe_B = self.nfe_B[index]
+        self.key_B = self.key_B[index]
+        self.step_limit_B = self.step_limit_B[index]
+        self.num_near_ties_B = self.num_near_ties_B[index]
+
+    def _tensor(self, values: object) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+    def _append(self, column_B: Tensor, values: list[int]) -> Tensor:
+        return torch.cat([column_B, self._tensor(values)])

@@ -156,7 +156,7 @@ def _build_section(cls: type, data: Any, *, where: str, root: tuple[type, str], 
     values: dict[str, Any] = {}
     for name, field in fields.items():
         key = _join(where, name)
-        limits = field.metadata.get(_LIMITS, _NO_LIMITS)
+        limits = _limits_of(field)
         default = getattr(base, name) if base is not None else _default(field)
         if name in data:
             values[name] = _convert(hints[name], data[name], key=key, limits=limits, root=root, base=default)
@@ -258,12 +258,26 @@ def _describe(hint: Any, limits: Limits) -> str:
     return nouns[hint] if hint in (bool, types.NoneType) else limits.describe(nouns[hint])
 
 
+def _limits_of(field: dataclasses.Field[Any]) -> Limits:
+    """The limits of a `setting`, or those in the plain metadata of a field (packages that cannot import this one)."""
+    if _LIMITS in field.metadata:
+        limits = field.metadata[_LIMITS]
+        assert isinstance(limits, Limits)
+        return limits
+    return Limits(**{limit.name: field.metadata.get(limit.name) for limit in dataclasses.fields(Limits)})
+
+
 def _validate(value: Any, where: str) -> None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             _validate(getattr(value, field.name), _join(where, field.name))
         if callable(check := getattr(value, "validate", None)):
-            check(where)
+            try:
+                check(where)
+            except UserError:
+                raise
+            except ValueError as error:
+                raise UserError(str(error)) from error
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             _validate(inner, _join(where, name))

@@ -18,6 +18,10 @@ class UserError(ValueError):
     """The user's mistake: one line that quotes the offending key and value and says what is allowed."""
 
 
+class RunFailure(RuntimeError):
+    """The run cannot go on, for a reason that is neither the user's mistake nor a bug; the message is complete."""
+
+
 class DeadlineExceeded(TimeoutError):
     """A bounded wait ran out; the message names what was waited for, for how long, and what is missing."""
 

@@ -26,6 +26,7 @@ from cluster.storage import (
     make_directory,
     sync_directory,
     temporary_beside,
+    temporary_origin,
     unwritable_is_user_error,
     write_durably,
 )
@@ -119,16 +120,12 @@ class RunDir:
         with unwritable_is_user_error(target):
             make_directory(target.parent)
             fresh = temporary_beside(target)
-            fresh.mkdir()
-            for file_name, data in files.items():
-                (fresh / file_name).parent.mkdir(parents=True, exist_ok=True)
-                write_durably(fresh / file_name, data)
-            for folder in [path for path in fresh.rglob("*") if path.is_dir()]:
-                sync_directory(folder)
-            sync_directory(fresh)
-            write_durably(fresh / MANIFEST, manifest)
-            sync_directory(fresh)
-            self._swap(fresh, target)
+            try:
+                _fill(fresh, files, manifest)
+                _swap(fresh, target)
+            except OSError:
+                shutil.rmtree(fresh, ignore_errors=True)
+                raise
         return target
 
     def load(self, name: str) -> dict[str, bytes]:
@@ -211,22 +208,13 @@ class RunDir:
     def _recover(self) -> None:
         """Put back a group whose replacement never arrived, and remove what crashed writes left."""
         for leftover in [path for path in self.path.rglob(".*") if is_temporary(path)]:
-            name, _, kind = leftover.name[1:].rsplit(".", 3)[:3]
-            if kind == _REPLACED and not leftover.with_name(name).exists():
-                leftover.rename(leftover.with_name(name))
+            origin = temporary_origin(leftover)
+            if origin is not None and origin[1] == _REPLACED and not origin[0].exists():
+                leftover.rename(origin[0])
             elif leftover.is_dir():
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink(missing_ok=True)
-
-    def _swap(self, fresh: Path, target: Path) -> None:
-        replaced = temporary_beside(target, kind=_REPLACED)
-        if target.exists():
-            target.rename(replaced)
-        os.rename(fresh, target)
-        sync_directory(target.parent)
-        if replaced.exists():
-            shutil.rmtree(replaced)
 
     def _entries(self, name: str) -> dict[str, Any]:
         """The manifest's entries, its own form checked."""
@@ -267,6 +255,30 @@ class RunDir:
             return _manifest(self.load(name)) == manifest
         except TornArtefact:
             return False
+
+
+def _fill(fresh: Path, files: Mapping[str, bytes], manifest: bytes) -> None:
+    """Write a group into the new folder `fresh`, durably, its manifest last."""
+    fresh.mkdir()
+    for file_name, data in files.items():
+        (fresh / file_name).parent.mkdir(parents=True, exist_ok=True)
+        write_durably(fresh / file_name, data)
+    for folder in (path for path in fresh.rglob("*") if path.is_dir()):
+        sync_directory(folder)
+    sync_directory(fresh)
+    write_durably(fresh / MANIFEST, manifest)
+    sync_directory(fresh)
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """Rename `fresh` to `target`; a group there before is put back by `RunDir.open` after a crash in between."""
+    replaced = temporary_beside(target, kind=_REPLACED)
+    if target.exists():
+        target.rename(replaced)
+    os.rename(fresh, target)
+    sync_directory(target.parent)
+    if replaced.exists():
+        shutil.rmtree(replaced)
 
 
 def _manifest(files: Mapping[str, bytes]) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,12 +15,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.errors import DeadlineExceeded, UserError
-from cluster.logs import get_logger
 
 OBJECT_STORE_BYTES = 256 * 2**20
 _SLICE_S = 1.0
-
-logger = get_logger(__name__)
+_HOST_AND_PORT = re.compile(r"(?:ray://)?\[?(.+?)\]?:(\d+)")
 
 
 class PlacementError(UserError):
@@ -31,18 +32,19 @@ def start_ray(
     log_to_driver: bool = False,
     dashboard: bool = False,
     object_store_bytes: int = OBJECT_STORE_BYTES,
+    join_deadline_s: float = 60.0,
 ) -> bool:
     """Join the cluster at `address` or in RAY_ADDRESS, else start a local one; True when it started one.
 
     `num_cpus`, `dashboard` and `object_store_bytes` hold for a local one only. A process that already has Ray keeps
-    it. Raises UserError when the cluster cannot be joined.
+    it. Raises UserError when the cluster cannot be joined, or not reached within `join_deadline_s`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
-        _join(address, log_to_driver=log_to_driver)
+        _join(address, log_to_driver=log_to_driver, deadline_s=join_deadline_s)
         return False
     ray.init(
         address="local",
@@ -50,6 +52,7 @@ def start_ray(
         include_dashboard=dashboard,
         object_store_memory=object_store_bytes,
         log_to_driver=log_to_driver,
+        logging_level=logging.ERROR,
     )
     return True
 
@@ -113,15 +116,32 @@ def start_actors(
     return actors
 
 
-def _join(address: str, *, log_to_driver: bool) -> None:
+def _join(address: str, *, log_to_driver: bool, deadline_s: float) -> None:
     try:
-        ray.init(address=address, log_to_driver=log_to_driver)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        _reach(address, deadline_s=deadline_s)
+        ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"cannot join the Ray cluster at '{address}': {reason}; allowed: the address of a running cluster, "
             "'auto', or 'local' to start one here"
         ) from error
+
+
+def _reach(address: str, *, deadline_s: float) -> None:
+    """Raise OSError unless something listens at `address` by then; ray.init itself tries for minutes and exits."""
+    match = _HOST_AND_PORT.fullmatch(address)
+    if match is None:
+        return
+    deadline = time.monotonic() + deadline_s
+    while True:
+        try:
+            socket.create_connection((match[1], int(match[2])), timeout=max(0.1, deadline - time.monotonic())).close()
+            return
+        except OSError as error:
+            if time.monotonic() + _SLICE_S > deadline:
+                raise OSError(f"nothing answers after {deadline_s:g} s ({error})") from error
+            time.sleep(_SLICE_S)
 
 
 def _get(refs: list[Any], *, total: int, deadline_s: float, remaining: float, what: str) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Protocol
 
 from cluster.errors import UserError
 
-TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.([a-z]+)\.tmp")
 _USER_ERRNO = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 
@@ -59,8 +60,11 @@ class LocalStorage:
     def list(self, prefix: str) -> list[str]:
         folder = prefix.rpartition("/")[0]
         start = self._path(folder) if folder else self.root
-        files = [path for path in start.rglob("*") if path.is_file() and not is_temporary(path)]
-        keys = [path.relative_to(self.root).as_posix() for path in files]
+        if not start.is_dir():
+            return []
+        walk = os.walk(start, onerror=_raise)
+        files = [Path(folder, name) for folder, _, names in walk for name in names]
+        keys = [path.relative_to(self.root).as_posix() for path in files if not is_temporary(path)]
         return sorted(key for key in keys if key.startswith(prefix))
 
     def delete(self, key: str) -> None:
@@ -71,6 +75,10 @@ class LocalStorage:
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def open_storage(uri: str) -> Storage:
@@ -92,12 +100,18 @@ def check_key(key: str) -> str:
 
 def temporary_beside(path: Path, *, kind: str = "new") -> Path:
     """A fresh name in the folder of `path` that `is_temporary` knows; a crash may leave it behind."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}{TEMPORARY_SUFFIX}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
     """Whether `path` is a leftover of a write that did not finish."""
-    return path.name.startswith(".") and path.name.endswith(TEMPORARY_SUFFIX)
+    return temporary_origin(path) is not None
+
+
+def temporary_origin(path: Path) -> tuple[Path, str] | None:
+    """The path and kind that `temporary_beside` made `path` from; None for any other path."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return (path.with_name(match[1]), match[2]) if match else None
 
 
 def write_durably(path: Path, data: bytes) -> None:

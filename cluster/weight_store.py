@@ -122,9 +122,8 @@ class WeightStore:
 
     def publish(self, record: WeightRecord, *, timeout_s: float) -> None:
         """Make `record` available to all; raises WeightMismatch or DeadlineExceeded."""
-        refused = self._call(
-            "publish", record, what=f"publishing weights version {record.version}", timeout_s=timeout_s
-        )
+        what = f"publishing weights version {record.version} to {self.name}"
+        refused = self._call("publish", record, what=what, timeout_s=timeout_s)
         if refused is not None:
             raise WeightMismatch(f"{self.name}: {refused}")
 
@@ -134,7 +133,7 @@ class WeightStore:
         Raises UnknownVersion at once when newer versions have replaced it, WeightMismatch, or DeadlineExceeded.
         """
         deadline = time.monotonic() + timeout_s
-        what = f"weights version {version}"
+        what = f"weights version {version} from {self.name}"
         while True:
             remaining = max(0.0, deadline - time.monotonic())
             answer = self._call("fetch", version, what=what, timeout_s=remaining, asked_s=timeout_s)
@@ -145,12 +144,13 @@ class WeightStore:
                 raise UnknownVersion(f"{self.name}: {_unknown(version, answer)}")
             if time.monotonic() + _POLL_S > deadline:
                 held = f"version {version} (held: {_listed(answer)})"
-                raise DeadlineExceeded.waiting_for(f"{what} from {self.name}", seconds=timeout_s, missing=held)
+                raise DeadlineExceeded.waiting_for(what, seconds=timeout_s, missing=held)
             time.sleep(_POLL_S)
 
     def latest_version(self, timeout_s: float) -> int | None:
         """The newest version; None before the first."""
-        latest: int | None = self._call("latest_version", what="the latest weights version", timeout_s=timeout_s)
+        what = f"the latest weights version from {self.name}"
+        latest: int | None = self._call("latest_version", what=what, timeout_s=timeout_s)
         return latest
 
     def _call(self, method: str, *arguments: Any, what: str, timeout_s: float, asked_s: float | None = None) -> Any:
@@ -161,19 +161,17 @@ class WeightStore:
                 reference = getattr(self.actor, method).remote(*arguments)
                 return ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
             except GetTimeoutError as error:
-                raise self._late(what, asked_s or timeout_s, "an answer") from error
+                raise DeadlineExceeded.waiting_for(what, seconds=asked_s or timeout_s, missing="an answer") from error
             except ActorUnavailableError as error:
                 if time.monotonic() + _POLL_S > deadline:
-                    raise self._late(what, asked_s or timeout_s, "the store, which is restarting") from error
+                    missing = "the store, which is restarting"
+                    raise DeadlineExceeded.waiting_for(what, seconds=asked_s or timeout_s, missing=missing) from error
                 time.sleep(_POLL_S)
-
-    def _late(self, what: str, seconds: float, missing: str) -> DeadlineExceeded:
-        return DeadlineExceeded.waiting_for(f"{what} from {self.name}", seconds=seconds, missing=missing)
 
 
 def start_weight_store(*, keep: int = 4) -> WeightStore:
     """Start the store's actor, which takes no CPU and lives as long as a handle on it."""
-    actor = ray.remote(_WeightStoreActor).options(num_cpus=0, max_restarts=-1).remote(keep)
+    actor: Any = ray.remote(_WeightStoreActor).options(num_cpus=0, max_restarts=-1).remote(keep)
     return WeightStore(actor=actor, name=f"weight store {actor._actor_id.hex()[:8]}")
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cluster.metrics import TimeStates
 from policy.noise import row_key
 from policy.trajectory import TrajectoryBatch, TrajectoryRow
@@ -39,13 +36,29 @@ class GroupRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class UnmaskerSpec:
+    """Which unmasker decodes: a heuristic at one parameter, or the learned policy at a weight version."""
+
+    heuristic: str | None = None
+    parameter: float | None = None
+    weight_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
-    """Work for one actor: groups under one weight version."""
+    """Work for one actor: groups to decode under one unmasker, in one batch."""
 
     id: int
-    weight_version: int
     run_seed: int
+    unmasker: UnmaskerSpec
     groups: tuple[GroupRequest, ...]
+    block_length: int
+    record: bool = True
+    """Whether decisions are recorded for the learner."""
+
+    @property
+    def weight_version(self) -> int:
+        return self.unmasker.weight_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +66,41 @@ class DecodeSettings:
     """How rows are decoded, for training and evaluation alike."""
 
     canvas_length: int
-    block_length: int
     num_slots: int = 32
     token_temperature: float = 0.0
     eos: EosPolicy = "full"
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseResult:
-    """The graded rows of one lease, in the lease's order; arrays have one entry per row."""
+class LeaseSummary:
+    """What became of the rows of one lease, in the lease's order; sequences have one entry per row."""
 
     lease: Lease
-    trajectories: TrajectoryBatch
+    rows: tuple[TrajectoryRow, ...]
     grades: tuple[Grade, ...]
     texts: tuple[str, ...]
-    reward_R: NDArray[np.float64]
+    rewards: tuple[float, ...]
     stats: EngineStats
     seconds: dict[str, float]
     """The actor's exclusive time states since its previous lease."""
 
 
 def pose(
-    example: Example, tokenizer: DllmTokenizer, settings: DecodeSettings, *, key: int, group: int = 0, sample: int = 0
+    example: Example,
+    tokenizer: DllmTokenizer,
+    *,
+    canvas_length: int,
+    block_length: int,
+    key: int,
+    group: int = 0,
+    sample: int = 0,
 ) -> Sequence:
     """The row that decodes `example`."""
     return Sequence(
         example_id=example.id,
         prompt_ids=tokenizer.encode_prompt(example.prompt),
-        canvas_ids=tokenizer.encode_canvas(example.template, settings.canvas_length),
-        block_length=settings.block_length,
+        canvas_ids=tokenizer.encode_canvas(example.template, canvas_length),
+        block_length=block_length,
         key=key,
         group=group,
         sample=sample,
@@ -107,8 +126,8 @@ class Rollout:
         self._clock = clock
         self._tasks: dict[str, Task] = {}
 
-    def run(self, lease: Lease, unmasker: Unmasker) -> LeaseResult:
-        """All rows of `lease`, decoded by `unmasker`, with their decisions, grades and rewards."""
+    def run(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
+        """All rows of `lease` decoded by `unmasker`: their outcomes, and their decisions if the lease wants them recorded."""
         examples, sequences = self._rows(lease)
         settings = self._settings
         engine = Engine(
@@ -119,27 +138,20 @@ class Rollout:
             eos=settings.eos,
             clock=self._clock,
         )
-        decoded = engine.decode(sequences, record=True)
-        assert decoded.steps is not None and decoded.offsets is not None
+        decoded = engine.decode(sequences, record=lease.record)
         rows = tuple(_wire_row(sequence, lease.weight_version) for sequence in sequences)
         with self._clock.state(GRADING):
             texts = tuple(self._tokenizer.decode_canvas(sequence.tokens_L.tolist()) for sequence in sequences)
-            grades = tuple(
-                grade_text(self._task(example), example, text) for example, text in zip(examples, texts, strict=True)
-            )
-        rewards = [
-            self._reward(grade.score, sequence.nfe, settings.canvas_length)
-            for grade, sequence in zip(grades, sequences, strict=True)
-        ]
-        return LeaseResult(
-            lease=lease,
-            trajectories=TrajectoryBatch(rows, decoded.steps, decoded.offsets),
-            grades=grades,
-            texts=texts,
-            reward_R=np.asarray(rewards, np.float64),
-            stats=decoded.stats,
-            seconds=self._clock.take(),
+            pairs = zip(examples, texts, strict=True)
+            grades = tuple(grade_text(self._task(example), example, text) for example, text in pairs)
+        rewards = tuple(
+            self._reward(grade.score, row.nfe, settings.canvas_length) for grade, row in zip(grades, rows, strict=True)
         )
+        trajectories = None
+        if decoded.steps is not None and decoded.offsets is not None:
+            trajectories = TrajectoryBatch(rows, decoded.steps, decoded.offsets)
+        seconds = self._clock.take()
+        return LeaseSummary(lease, rows, grades, texts, rewards, decoded.stats, seconds), trajectories
 
     def _rows(self, lease: Lease) -> tuple[list[Example], list[Sequence]]:
         examples, sequences = [], []
@@ -155,7 +167,15 @@ class Rollout:
                 )
                 examples.append(example)
                 sequences.append(
-                    pose(example, self._tokenizer, self._settings, key=key, group=request.group, sample=sample)
+                    pose(
+                        example,
+                        self._tokenizer,
+                        canvas_length=self._settings.canvas_length,
+                        block_length=lease.block_length,
+                        key=key,
+                        group=request.group,
+                        sample=sample,
+                    )
                 )
         return examples, sequences
 

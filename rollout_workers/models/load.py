@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rollout_workers.models.backbone import LlamaDLLM, bidirectional_llama
@@ -52,6 +53,19 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> Fro
     return adapter
 
 
+def check_model(name: str) -> None:
+    """Refuses (`ModelError`) a folder that is missing, incomplete or torn, without loading any weights."""
+    folder = model_folder(name)
+    _check_folder(folder)
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            num_tensors = len(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"model folder '{folder}': model.safetensors cannot be read ({error})") from error
+    if num_tensors == 0:
+        raise ModelError(f"model folder '{folder}': model.safetensors holds no tensors")
+
+
 def _check_folder(folder: Path) -> dict[str, int]:
     """The parsed config of a complete model folder."""
     if not folder.is_dir():
@@ -73,8 +87,6 @@ def _check_folder(folder: Path) -> dict[str, int]:
 
 
 def _load_llama(folder: Path, config: dict[str, int], dtype: torch.dtype) -> LlamaForCausalLM:
-    from safetensors.torch import load_file
-
     with torch.device("meta"):
         model = bidirectional_llama(LlamaConfig.from_dict(config))
     tensors = {name: value.to(dtype) for name, value in load_file(folder / "model.safetensors").items()}

@@ -24,13 +24,12 @@ MORE = ("finds", "buys", "gets", "wins")
 FEWER = ("loses", "sells", "drops", "gives")
 CONNECTIVES = ("so", "then", "now", "thus", "next", "hence")
 OPERATIONS = ("plus", "minus", "times", "over")
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-MAX_STEPS = len(ORDINALS)
+MAX_STEPS = 8
 
 WORDS = (
     *(word for pair in NAMES for word in pair),
-    *OBJECTS, *MORE, *FEWER, *CONNECTIVES, *OPERATIONS, *ORDINALS,
-    "has", "doubles", "halves", "them", "how", "many", "now", ".", "?", "=",
+    *OBJECTS, *MORE, *FEWER, *CONNECTIVES, *OPERATIONS,
+    "has", "more", "away", "doubles", "halves", "them", "how", "many", "now", ".", "?", "=",
 )  # fmt: skip
 
 
@@ -84,12 +83,12 @@ class Arithmetic:
 
     name = "arithmetic"
 
-    def __init__(self, *, min_steps: int = 4, max_steps: int = 10) -> None:
+    def __init__(self, *, min_steps: int = 4, max_steps: int = MAX_STEPS) -> None:
         if not 1 <= min_steps <= max_steps <= MAX_STEPS:
             raise ValueError(f"need 1 <= min_steps <= max_steps <= {MAX_STEPS}, got {min_steps} and {max_steps}")
         self.min_steps = min_steps
         self.max_steps = max_steps
-        self.canvas_length = 64
+        self.canvas_length = 48
 
     def example(self, split: Split, index: int) -> Example:
         rng = example_random(self.name, split, index)
@@ -136,17 +135,24 @@ def _draw_step(rng: random.Random, value: int) -> Step:
 
 
 def word_problem(problem: Problem, rng: random.Random) -> str:
-    """The problem as a text of 5 words per sentence."""
-    (name, pronoun), thing = rng.choice(NAMES), rng.choice(OBJECTS)
+    """The problem in sentences of 5 words; shorter chains are followed by remarks about other people's things.
+
+    All prompts have one length and step i stands at one distance from its place on the canvas. That keeps the task learnable for a
+    tiny network, which would otherwise spend its training on finding the sentence instead of on the arithmetic.
+    """
+    (name, pronoun), *others = rng.sample(NAMES, 1 + MAX_STEPS - len(problem.steps))
+    thing = rng.choice(OBJECTS)
     sentences = [f"{name} has {problem.start} {thing} ."]
-    for ordinal, step in zip(ORDINALS, problem.steps, strict=False):
+    for step in problem.steps:
         if step.operation == "plus":
-            sentences.append(f"{ordinal} {pronoun} {rng.choice(MORE)} {step.operand} .")
+            sentences.append(f"{pronoun} {rng.choice(MORE)} {step.operand} more .")
         elif step.operation == "minus":
-            sentences.append(f"{ordinal} {pronoun} {rng.choice(FEWER)} {step.operand} .")
+            sentences.append(f"{pronoun} {rng.choice(FEWER)} {step.operand} away .")
         else:
             verb = "doubles" if step.operation == "times" else "halves"
-            sentences.append(f"{ordinal} {pronoun} {verb} them .")
+            sentences.append(f"{pronoun} then {verb} them .")
+    for other, _ in others:
+        sentences.append(f"{other} has {rng.randint(1, MAX_OPERAND)} {rng.choice(OBJECTS)} .")
     sentences.append(f"how many {thing} now ?")
     return " ".join(sentences)
 

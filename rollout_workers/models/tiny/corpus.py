@@ -19,13 +19,12 @@ from transformers import PreTrainedTokenizerBase
 from rollout_workers.tasks import arithmetic, sudoku
 from rollout_workers.tasks.base import Split
 
-BLOCK_LENGTHS = (4, 8, 16, 32)
+BLOCK_LENGTHS = (4, 6, 8, 12, 16, 24)
 BLOCK_SHARE = 0.35
 TYPED_SHARE = 0.30
-ARITHMETIC_CANVAS = 64
+ARITHMETIC_CANVAS = 48
 SUDOKU_CANVAS = 24
-SHORT_CHAIN_STEPS = 1500
-"""Training steps that include chains of fewer steps than the task's, from which copying and look-up are learned sooner."""
+MIN_CHAIN_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +46,12 @@ class Corpus:
         self._connective_ids = torch.tensor([self._ids[word] for word in arithmetic.CONNECTIVES])
         self._before_value_ids = torch.tensor([self._ids["="], self._ids["<answer>"]])
 
-    def arithmetic(self, step: int, *, batch_size: int, num_steps: int | None = None) -> Batch:
-        """Worded chains, all of one length, so that no row needs padding."""
+    def arithmetic(self, step: int, *, batch_size: int) -> Batch:
+        """Worded chains, short ones included, from which copying and look-up are learned sooner."""
         rng = random.Random(f"arithmetic/{self._seed}/{step}")
-        num_steps = num_steps or rng.randint(1 if step < SHORT_CHAIN_STEPS else 4, arithmetic.MAX_STEPS)
         prompts, canvases = [], []
         for _ in range(batch_size):
+            num_steps = rng.randint(MIN_CHAIN_STEPS, arithmetic.MAX_STEPS)
             problem = arithmetic.draw_problem(rng, Split.TRAIN, num_steps=num_steps)
             prompts.append(arithmetic.word_problem(problem, rng))
             canvases.append(arithmetic.word_solution(problem, rng))

@@ -1,0 +1,92 @@
+"""Plots of a run: the frontier of accuracy against NFE, and the learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.ticker
+import numpy as np
+
+from evaluation.results import LEARNED, ArmSummary
+
+_COLOURS = {"random": "#9aa0a6", "low_confidence": "#1a73e8", "threshold": "#188038", LEARNED: "#d93025"}
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+
+def plot_pareto(summaries: Sequence[ArmSummary], path: Path, *, alpha: float, canvas_length: int, title: str) -> None:
+    """Accuracy against mean NFE with 95% intervals; grey lines join points of equal reward."""
+    figure, axes = _figure(8.5, 5.4)
+    blocks = sorted({summary.arm.block_length for summary in summaries})
+    top = max(summary.nfe.mean for summary in summaries)
+    nfe = np.geomspace(1, canvas_length, 200)
+    if alpha > 0:
+        for reward in np.arange(0.1, 1.0, 0.1):
+            axes.plot(nfe, reward / ((canvas_length - nfe + 1) / canvas_length) ** alpha, color="#e4e4e4", lw=0.8, zorder=0)
+    for summary in sorted(summaries, key=lambda s: s.arm.sampler == LEARNED):
+        arm, is_learned = summary.arm, summary.arm.sampler == LEARNED
+        axes.errorbar(
+            summary.nfe.mean,
+            summary.accuracy.mean,
+            xerr=[[summary.nfe.mean - summary.nfe.low], [summary.nfe.high - summary.nfe.mean]],
+            yerr=[[summary.accuracy.mean - summary.accuracy.low], [summary.accuracy.high - summary.accuracy.mean]],
+            fmt="*" if is_learned else _MARKERS[blocks.index(arm.block_length) % len(_MARKERS)],
+            color=_COLOURS.get(arm.sampler, "#6f42c1"),
+            ms=18 if is_learned else 6,
+            alpha=1.0 if is_learned else 0.75,
+            elinewidth=0.8,
+            zorder=3 if is_learned else 2,
+        )
+    frontier = _frontier([summary for summary in summaries if summary.arm.sampler != LEARNED])
+    axes.plot(*zip(*frontier, strict=True), color="#5f6368", lw=1.2, ls="--", label="heuristic frontier", zorder=1)
+    for sampler in dict.fromkeys(summary.arm.sampler for summary in summaries):
+        axes.plot([], [], "*" if sampler == LEARNED else "o", color=_COLOURS.get(sampler, "#6f42c1"), label=sampler)
+    for number, block in enumerate(blocks):
+        axes.plot([], [], _MARKERS[number % len(_MARKERS)], color="#5f6368", mfc="none", label=f"block {block}")
+    axes.set(xscale="log", xlim=(1, max(top * 1.15, 2)), ylim=(0, 1.03), xlabel="NFE (forward passes per answer)")
+    axes.set_xticks([tick for tick in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256) if tick <= top * 1.15])
+    axes.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
+    axes.minorticks_off()
+    axes.set_ylabel("accuracy")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.legend(fontsize=8, frameon=False, loc="lower right", ncols=2)
+    _save(figure, path)
+
+
+def plot_learning(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Reward, accuracy and NFE over updates; dots are the validation split."""
+    figure, axes_row = _figure(11, 3.2, num_columns=3)
+    for axes, name in zip(axes_row, ("reward", "accuracy", "nfe"), strict=True):
+        for prefix, style in (("", "-"), ("validation_", "o")):
+            points = [(line["step"], line["values"][prefix + name]) for line in history if prefix + name in line["values"]]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, color="#d93025" if prefix else "#1a73e8", lw=1.2, ms=4,
+                          label="validation" if prefix else "training")  # fmt: skip
+        axes.set(xlabel="policy update", title=name.upper() if name == "nfe" else name)
+    axes_row[0].legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _frontier(summaries: Sequence[ArmSummary]) -> list[tuple[float, float]]:
+    """Points that no other point beats in both NFE and accuracy, by NFE."""
+    points: list[tuple[float, float]] = []
+    for summary in sorted(summaries, key=lambda s: (s.nfe.mean, -s.accuracy.mean)):
+        if not points or summary.accuracy.mean > points[-1][1]:
+            points.append((summary.nfe.mean, summary.accuracy.mean))
+    return points
+
+
+def _figure(width: float, height: float, *, num_columns: int = 1) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, num_columns)
+    for panel in np.atleast_1d(axes):
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,117 @@
+"""Decodes held-out problems under every arm, through the same pool, leases and graders as training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cluster.errors import UserError
+from evaluation.config import EvaluationConfig
+from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
+from policy.factory import HEURISTICS, make_heuristic
+from rollout_workers.config import check_block_length
+from rollout_workers.pool import RolloutPool
+from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
+from rollout_workers.tasks import Split
+
+
+def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "evaluation") -> list[Arm]:
+    """Every heuristic at every parameter and block length; bad names, values and blocks are UserErrors."""
+    blocks = config.block_lengths or tuple(n for n in range(1, canvas_length + 1) if canvas_length % n == 0 and n >= 8)
+    for block in blocks:
+        check_block_length(block, canvas_length, f"{key}.block_lengths")
+    arms = []
+    for name, values in config.heuristics.items():
+        for value in values:
+            parameter = int(value) if float(value).is_integer() and name != "threshold" else value
+            try:
+                make_heuristic(name, parameter)
+            except ValueError as error:
+                raise UserError(f"config key '{key}.heuristics.{name}': {error}") from error
+            arms.extend(Arm(name, float(value), block, HEURISTICS[name].is_random) for block in blocks)
+    return arms
+
+
+def learned_arm(block_length: int) -> Arm:
+    """The trained policy, decoded with the blocks that it was trained with."""
+    return Arm(LEARNED, None, block_length, is_random=True)
+
+
+def evaluate(
+    pool: RolloutPool,
+    arms: Sequence[Arm],
+    config: EvaluationConfig,
+    *,
+    task: str,
+    split: Split,
+    run_seed: int,
+    weight_version: int,
+    record_file: RecordFile,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[ExampleRecord]:
+    """The records of all arms; those already in `record_file` are kept and the rest decoded and appended."""
+    records = record_file.read()
+    done = {(r.sampler, r.parameter, r.block_length, r.seed, r.example_id) for r in records}
+    plan = _plan(arms, config, task=task, split=split, run_seed=run_seed, weight_version=weight_version, done=done)
+    total = sum(len(lease.groups) for lease, _, _ in plan)
+    arm_of = {lease.id: (arm, seed) for lease, arm, seed in plan}
+    num_done = 0
+    on_progress(0, total)
+    for summary, _ in pool.run([lease for lease, _, _ in plan]):
+        fresh = _records(summary, *arm_of[summary.lease.id])
+        record_file.append(fresh)
+        records.extend(fresh)
+        num_done += len(fresh)
+        on_progress(num_done, total)
+    return sorted(records, key=lambda r: (r.sampler, r.parameter or 0.0, r.block_length, r.seed, r.example_id))
+
+
+def _plan(
+    arms: Sequence[Arm],
+    config: EvaluationConfig,
+    *,
+    task: str,
+    split: Split,
+    run_seed: int,
+    weight_version: int,
+    done: set[tuple[str, float | None, int, int, str]],
+) -> list[tuple[Lease, Arm, int]]:
+    """Leases of all arms and seeds; arms that draw nothing run once."""
+    plan: list[tuple[Lease, Arm, int]] = []
+    for arm in arms:
+        is_learned = arm.sampler == LEARNED
+        spec = UnmaskerSpec(
+            heuristic=None if is_learned else arm.sampler,
+            parameter=arm.parameter,
+            weight_version=weight_version if is_learned else 0,
+        )
+        for seed in config.seeds if arm.is_random else config.seeds[:1]:
+            arm_key = (arm.sampler, arm.parameter, arm.block_length, seed)
+            todo = [i for i in range(config.num_examples) if (*arm_key, f"{task}/{split}/{i}") not in done]
+            for start in range(0, len(todo), config.lease_examples):
+                chunk = todo[start : start + config.lease_examples]
+                groups = tuple(GroupRequest(index, task, split, index, 1) for index in chunk)
+                lease = Lease(len(plan), run_seed + seed, spec, groups, arm.block_length, record=False)
+                plan.append((lease, arm, seed))
+    return plan
+
+
+def _records(summary: LeaseSummary, arm: Arm, seed: int) -> list[ExampleRecord]:
+    rows = zip(summary.rows, summary.grades, summary.texts, summary.rewards, strict=True)
+    return [
+        ExampleRecord(
+            sampler=arm.sampler,
+            parameter=arm.parameter,
+            block_length=arm.block_length,
+            seed=seed,
+            example_id=row.example_id,
+            grade=str(grade.kind),
+            score=grade.score,
+            nfe=row.nfe,
+            reward=reward,
+            status=row.status,
+            num_near_ties=row.num_near_ties,
+            answer=grade.answer,
+            text=text,
+        )
+        for row, grade, text, reward in rows
+    ]

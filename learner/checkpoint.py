@@ -1,0 +1,84 @@
+"""Checkpoints: everything a run needs to go on exactly where it was, in safetensors and JSON.
+
+Noise is keyed by counters, so besides weights and optimiser only counters are state, and none depends on the number of actors.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from learner.trainer import Trainer
+from policy.weights import from_bytes, load_strictly, to_bytes
+
+POLICY_FILE = "policy.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the run is."""
+
+    step: int = 0
+    """Updates done; also the version of the weights."""
+    task_cursor: int = 0
+    """Index of the next training example."""
+    best_step: int = 0
+    best_reward: float = float("-inf")
+    """Mean validation reward of the best checkpoint; -inf before the first validation."""
+
+
+def checkpoint_name(step: int) -> str:
+    """The artefact name of the checkpoint after `step` updates."""
+    return f"checkpoints/step-{step:06d}"
+
+
+def trainer_files(trainer: Trainer) -> dict[str, bytes]:
+    """The trainer's part of a checkpoint."""
+    optimizer: dict[str, Any] = trainer.optimizer.state_dict()["state"]
+    tensors = {
+        f"{index}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        for index, state in optimizer.items()
+        for name, value in state.items()
+    }
+    # safetensors refuses an empty mapping; the counter is always there.
+    tensors["num_optimizer_steps"] = torch.tensor(trainer.num_optimizer_steps)
+    return {POLICY_FILE: to_bytes(trainer.network), OPTIMIZER_FILE: save(tensors)}
+
+
+def restore_trainer(trainer: Trainer, files: dict[str, bytes], *, where: str) -> None:
+    """Loads the trainer's part of a checkpoint."""
+    network = from_bytes(files[POLICY_FILE], where=f"{where}/{POLICY_FILE}")
+    load_strictly(trainer.network, network.state_dict(), where=f"{where}/{POLICY_FILE}")
+    tensors = load(files[OPTIMIZER_FILE])
+    trainer.num_optimizer_steps = int(tensors.pop("num_optimizer_steps"))
+    state = trainer.optimizer.state_dict()
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state["state"].setdefault(int(index), {})[name] = value
+    trainer.optimizer.load_state_dict(state)
+
+
+def progress_file(progress: Progress) -> bytes:
+    """The counters as JSON; infinity is written as null."""
+    record = asdict(progress) | {"schema": SCHEMA}
+    if record["best_reward"] == float("-inf"):
+        record["best_reward"] = None
+    return json.dumps(record, indent=1).encode()
+
+
+def read_progress(data: bytes) -> Progress:
+    """What `progress_file` wrote."""
+    record = json.loads(data)
+    schema = record.pop("schema")
+    if schema != SCHEMA:
+        raise ValueError(f"checkpoint schema {schema!r} is not supported; this version reads {SCHEMA}")
+    if record["best_reward"] is None:
+        record["best_reward"] = float("-inf")
+    return Progress(**record)

@@ -1,0 +1,104 @@
+"""Trains an unmasking policy, compares it with every heuristic, and says what came out.
+
+    python -m learner.main [PRESET|FILE.yaml] [key.path=value ...] [--dry-run] [--resume]
+
+Exit codes: 0 finished, 2 a mistake in the command or its files, 75 stopped with a checkpoint (go on with --resume), 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from types import FrameType
+
+from cluster.config import apply_overrides, build, dump_yaml, load_yaml, to_dict
+from cluster.errors import DeadlineExceeded, ExitCode, RunFailure, UserError
+from learner.config import RESULT_NEUTRAL, RunConfig
+
+DEFAULT_PRESET = "tiny"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m learner.main", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("settings", nargs="*", metavar="PRESET|FILE|key=value", help=f"presets: {', '.join(presets())}")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in run_dir")
+    options = parser.parse_args(arguments)
+    try:
+        config = resolve(options.settings)
+        if options.dry_run:
+            from learner.describe import derived_arithmetic
+
+            print(dump_yaml(to_dict(config)), end="")
+            print(derived_arithmetic(config))
+            return ExitCode.FINISHED
+        from learner.run import run
+
+        return run(config, resume=options.resume, should_stop=_install_stop_handlers())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.USER_ERROR
+    except (DeadlineExceeded, RunFailure) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.CRASH
+
+
+def presets() -> list[str]:
+    """Names of the shipped run configurations."""
+    folder = resources.files("learner.presets")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def resolve(settings: Sequence[str]) -> RunConfig:
+    """The run configuration of a command line: a preset or a file, then overrides from left to right."""
+    sources = [setting for setting in settings if "=" not in setting]
+    overrides = [setting for setting in settings if "=" in setting]
+    if len(sources) > 1:
+        raise UserError(f"two configurations given, {sources[0]!r} and {sources[1]!r}; allowed: one preset or file")
+    source = sources[0] if sources else DEFAULT_PRESET
+    return build(RunConfig, apply_overrides(_load(source), overrides))
+
+
+def _load(source: str) -> dict[str, object]:
+    if source in presets():
+        with resources.as_file(resources.files("learner.presets") / f"{source}.yaml") as path:
+            return load_yaml(path)
+    if not source.endswith((".yaml", ".yml")) and not Path(source).exists():
+        raise UserError(f"unknown preset {source!r}; allowed: {', '.join(presets())}, or a .yaml file")
+    return load_yaml(Path(source))
+
+
+class _StopFlag:
+    """Set by the first SIGINT or SIGTERM; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def __call__(self) -> bool:
+        return self.is_set
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.is_set and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.is_set = True
+        print(f"\n{signal.Signals(number).name}: saving a checkpoint, then stopping", file=sys.stderr)
+
+
+def _install_stop_handlers() -> _StopFlag:
+    flag = _StopFlag()
+    signal.signal(signal.SIGINT, flag.handle)
+    signal.signal(signal.SIGTERM, flag.handle)
+    return flag
+
+
+__all__ = ["RESULT_NEUTRAL", "main", "presets", "resolve"]
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Run configurations by name: one YAML file each, beside this file."""

@@ -1,0 +1,167 @@
+"""One run from start to finish: checks, Ray, training, final evaluation, table and plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.config import to_dict
+from cluster.errors import ExitCode, UserError
+from cluster.logs import get_logger, setup_logging
+from cluster.metrics import read_jsonl
+from cluster.run_dir import RunDir
+from cluster.runtime import start_actors, start_ray, stop_ray
+from cluster.weight_store import WeightRecord, WeightStore, start_weight_store
+from evaluation.report import write_results
+from evaluation.results import RecordFile
+from evaluation.runner import evaluate, heuristic_arms, learned_arm
+from learner.actor import LEARNER_CPUS, start_learner
+from learner.config import RESULT_NEUTRAL, RunConfig
+from learner.display import Display
+from learner.loop import STORE_DEADLINE_S, StopRequested, TrainingLoop, best_policy
+from policy.weights import fingerprint
+from rollout_workers.models.base import ModelError
+from rollout_workers.models.load import check_model
+from rollout_workers.pool import RolloutPool
+from rollout_workers.rollout import DecodeSettings
+from rollout_workers.tasks import Split, make_task
+from rollout_workers.worker import WorkerSpec, start_worker
+
+logger = get_logger(__name__)
+
+
+def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> int:
+    """Trains and evaluates; returns the exit code. Mistakes of the user are `UserError`s raised before anything is written."""
+    canvas_length, block_length = config.decode.lengths(make_task(config.task).canvas_length, "decode")
+    arms = heuristic_arms(config.evaluation, canvas_length)
+    try:
+        check_model(config.model.name)
+    except ModelError as error:
+        raise UserError(f"config key 'model.name': {error}") from error
+    run_dir = RunDir.open(Path(config.run_dir), to_dict(config), resume=resume, ignore=RESULT_NEUTRAL)
+    setup_logging(file=run_dir.log_path)
+    started_here = start_ray(address=config.ray_address, num_cpus=_local_cpus(config))
+    try:
+        with Display() as display:
+            services = _Services(config, canvas_length)
+            loop = TrainingLoop(
+                config,
+                run_dir,
+                pool=services.pool,
+                learner=services.learner,
+                store=services.store,
+                block_length=block_length,
+                should_stop=should_stop,
+                on_report=display.update,
+            )
+            _resume(loop, run_dir)
+            loop.run()
+            name, policy_file = best_policy(run_dir, loop.progress)
+            logger.info("evaluating %s, the best on the validation split", name)
+            version = config.learner.num_steps + 1
+            services.publish(version, policy_file)
+
+            def on_progress(done: int, total: int) -> None:
+                display.evaluation(done, total)
+                if should_stop():
+                    raise StopRequested("stopped during the evaluation; what was decoded is kept")
+
+            records = evaluate(
+                services.pool,
+                [learned_arm(block_length), *arms],
+                config.evaluation,
+                task=config.task,
+                split=Split.TEST,
+                run_seed=config.seed,
+                weight_version=version,
+                record_file=RecordFile(run_dir.evaluation_path / "records.jsonl"),
+                on_progress=on_progress,
+            )
+        write_results(
+            run_dir,
+            records,
+            [learned_arm(block_length), *arms],
+            alpha=config.reward.alpha,
+            canvas_length=canvas_length,
+            history=read_jsonl(run_dir.metrics_path),
+            policy_name=name,
+        )
+    except StopRequested as stop:
+        logger.warning("%s; go on with: --resume", stop)
+        return ExitCode.RESUMABLE
+    except ModelError as error:
+        raise UserError(f"config key 'model.name': {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        if started_here:
+            stop_ray()
+    return ExitCode.FINISHED
+
+
+def _local_cpus(config: RunConfig) -> int:
+    """Logical CPUs of a local Ray: what the actors ask for, whatever the machine has, so that a laptop never waits for a slot."""
+    return math.ceil(config.rollout.cpus_per_worker * config.rollout.num_workers + LEARNER_CPUS) + 1
+
+
+class _Services:
+    """The run's actors: rollout workers, the learner and the weight store."""
+
+    def __init__(self, config: RunConfig, canvas_length: int) -> None:
+        self._fingerprint = fingerprint(config.policy)
+        rollout = config.rollout
+        spec = WorkerSpec(
+            model=config.model,
+            settings=DecodeSettings(
+                canvas_length=canvas_length,
+                num_slots=config.decode.num_slots,
+                token_temperature=config.decode.token_temperature,
+                eos=config.decode.eos,
+            ),
+            reward=config.reward,
+            torch_threads=rollout.torch_threads,
+            fingerprint=self._fingerprint,
+            weights_deadline_s=STORE_DEADLINE_S,
+        )
+        self.store: WeightStore = start_weight_store()
+        self.learner = start_actors(
+            [lambda: start_learner(config.policy, config.learner, config.seed)],
+            deadline_s=rollout.start_deadline_s,
+            what="learner",
+            request={"CPU": LEARNER_CPUS},
+        )[0]
+
+        def new_worker() -> object:
+            return start_worker(spec, self.store, rollout)
+
+        actors = start_actors(
+            [new_worker] * rollout.num_workers,
+            deadline_s=rollout.start_deadline_s,
+            what="rollout actors",
+            request={
+                "CPU": rollout.cpus_per_worker * rollout.num_workers,
+                "GPU": rollout.gpus_per_worker * rollout.num_workers,
+            },
+        )
+        self.pool = RolloutPool(
+            actors,
+            replace=new_worker,
+            max_replacements=rollout.max_replacements,
+            lease_deadline_s=rollout.lease_deadline_s,
+        )
+
+    def publish(self, version: int, weights: bytes) -> None:
+        self.store.publish(WeightRecord.make(version, weights, self._fingerprint), timeout_s=STORE_DEADLINE_S)
+
+
+def _resume(loop: TrainingLoop, run_dir: RunDir) -> None:
+    """Goes on from the newest whole checkpoint, where there is one; only torn ones are a UserError."""
+    names = run_dir.published("checkpoints")
+    latest = run_dir.latest("checkpoints")
+    if latest is not None:
+        loop.resume(latest[0], latest[1])
+        logger.info("resumed from %s", latest[0])
+    elif names:
+        raise UserError(
+            f"run directory '{run_dir.path}' has only torn checkpoints ({', '.join(names)}); nothing was changed; "
+            "allowed: restore one of them, or another run_dir"
+        )

@@ -1,0 +1,89 @@
+"""The rollout actor: holds a frozen model, pulls weights by version, runs leases. All logic lies in `rollout`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from cluster.metrics import TimeStates
+from cluster.weight_store import WeightStore
+from policy.factory import make_heuristic, make_learned
+from policy.trajectory import TrajectoryBatch
+from policy.unmasker import Unmasker
+from policy.weights import from_bytes
+from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig
+from rollout_workers.models.load import load_model, load_tokenizer
+from rollout_workers.rewards import make_reward
+from rollout_workers.rollout import DecodeSettings, Lease, LeaseSummary, Rollout, UnmaskerSpec
+
+WAITING = "waiting"
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything an actor needs to build itself; plain data, so that a replacement is exactly alike."""
+
+    model: ModelConfig
+    settings: DecodeSettings
+    reward: RewardConfig
+    torch_threads: int
+    fingerprint: str
+    """Architecture of the policy that the run trains."""
+    weights_deadline_s: float
+
+
+class RolloutWorker:
+    """Runs leases one after another; between them it holds nothing but the model and the last policy it pulled."""
+
+    def __init__(self, spec: WorkerSpec, store: WeightStore | None) -> None:
+        torch.set_num_threads(spec.torch_threads)
+        self._clock = TimeStates(WAITING)
+        self._spec = spec
+        self._store = store
+        self._policy: tuple[int, Unmasker] | None = None
+        self._rollout = Rollout(
+            load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device),
+            load_tokenizer(spec.model.name),
+            spec.settings,
+            make_reward(spec.reward.kind, alpha=spec.reward.alpha),
+            clock=self._clock,
+        )
+
+    def ready(self) -> bool:
+        """Answers once the model is loaded and has passed its self-check."""
+        self._clock.take()
+        return True
+
+    def run(self, lease: Lease) -> tuple[LeaseSummary, TrajectoryBatch | None]:
+        """Decodes and grades one lease."""
+        return self._rollout.run(lease, self._unmasker(lease.unmasker))
+
+    def _unmasker(self, spec: UnmaskerSpec) -> Unmasker:
+        if spec.heuristic is not None:
+            value = spec.parameter
+            is_whole = value is not None and float(value).is_integer() and value >= 1 and spec.heuristic != "threshold"
+            return make_heuristic(spec.heuristic, int(value) if is_whole and value is not None else value)
+        if self._policy is None or self._policy[0] != spec.weight_version:
+            with self._clock.state(WEIGHTS):
+                self._policy = (spec.weight_version, self._pull(spec.weight_version))
+        return self._policy[1]
+
+    def _pull(self, version: int) -> Unmasker:
+        assert self._store is not None, "a learned policy needs a weight store"
+        record = self._store.fetch(
+            version, fingerprint=self._spec.fingerprint, timeout_s=self._spec.weights_deadline_s
+        )
+        network = from_bytes(record.data, where=f"weight version {version}")
+        return make_learned(network.to(self._spec.model.device))
+
+
+def start_worker(spec: WorkerSpec, store: WeightStore | None, config: RolloutConfig) -> ActorHandle:
+    """A new rollout actor with the configured resources; its calls are not retried by Ray (the pool re-leases)."""
+    actor_class = ray.remote(RolloutWorker)
+    return actor_class.options(
+        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=0, scheduling_strategy="SPREAD"
+    ).remote(spec, store)

@@ -1,0 +1,18 @@
+"""Fixtures of all tests: one local Ray for the whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.runtime import start_ray, stop_ray
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A small local Ray with four logical CPUs; tests that use it carry ``@pytest.mark.ray``."""
+    started = start_ray(address="local", num_cpus=4, object_store_bytes=100 * 2**20)
+    yield
+    if started:
+        stop_ray()

@@ -32,6 +32,14 @@ def console() -> Console:
     return Console(stderr=True)
 
 
+def wide_console() -> Console:
+    """A console on stdout for result tables: as wide as the terminal, or 130 columns where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=130)
+
+
 def setup_logging(*, verbose: bool = False, file: Path | None = None) -> None:
     """Send this project's lines from INFO (`verbose`: DEBUG) and everybody else's from WARNING to stderr and `file`.
 

@@ -13,7 +13,9 @@ class EvaluationConfig:
     """The sweep that a trained policy is compared with."""
 
     num_examples: int = setting(512, help="held-out problems, the same for every sampler", minimum=0)
-    block_lengths: tuple[int, ...] = setting((), help="blocks of the heuristics; empty: the canvas and its halves", minimum=1)
+    block_lengths: tuple[int, ...] = setting(
+        (), help="blocks of the heuristics; empty: the canvas and its halves", minimum=1
+    )
     heuristics: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Heuristic name -> values of its parameter."""
     seeds: tuple[int, ...] = setting((0,), help="noise seeds of the random samplers and of the policy")

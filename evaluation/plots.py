@@ -23,7 +23,9 @@ def plot_pareto(summaries: Sequence[ArmSummary], path: Path, *, alpha: float, ca
     nfe = np.geomspace(1, canvas_length, 200)
     if alpha > 0:
         for reward in np.arange(0.1, 1.0, 0.1):
-            axes.plot(nfe, reward / ((canvas_length - nfe + 1) / canvas_length) ** alpha, color="#e4e4e4", lw=0.8, zorder=0)
+            axes.plot(
+                nfe, reward / ((canvas_length - nfe + 1) / canvas_length) ** alpha, color="#e4e4e4", lw=0.8, zorder=0
+            )
     for summary in sorted(summaries, key=lambda s: s.arm.sampler == LEARNED):
         arm, is_learned = summary.arm, summary.arm.sampler == LEARNED
         axes.errorbar(
@@ -59,7 +61,9 @@ def plot_learning(history: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes_row = _figure(11, 3.2, num_columns=3)
     for axes, name in zip(axes_row, ("reward", "accuracy", "nfe"), strict=True):
         for prefix, style in (("", "-"), ("validation_", "o")):
-            points = [(line["step"], line["values"][prefix + name]) for line in history if prefix + name in line["values"]]
+            points = [
+                (line["step"], line["values"][prefix + name]) for line in history if prefix + name in line["values"]
+            ]
             if points:
                 axes.plot(*zip(*points, strict=True), style, color="#d93025" if prefix else "#1a73e8", lw=1.2, ms=4,
                           label="validation" if prefix else "training")  # fmt: skip

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from cluster.logs import wide_console
 from cluster.run_dir import RunDir
 from evaluation.plots import plot_learning, plot_pareto
 from evaluation.results import (
@@ -39,7 +39,7 @@ def write_results(
     """Writes results.json, summary.csv and the plots, and prints the table."""
     groups = by_arm(records, arms)
     summaries = [summarise(arm, groups[arm]) for arm in arms if groups[arm]]
-    console = Console()
+    console = wide_console()
     if summaries:
         comparison = compare(summaries, {arm: groups[arm] for arm in groups})
         run_dir.evaluation_path.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,9 @@ def _write_csv(summaries: Sequence[ArmSummary], path: Path) -> None:
         writer = csv.writer(file)
         columns = ("accuracy", "nfe", "reward")
         head = [f"{name}{end}" for name in columns for end in ("", "_low", "_high")]
-        writer.writerow(["sampler", "parameter", "block_length", "num_examples", *head, "num_step_limit", "num_grader_errors"])
+        writer.writerow(
+            ["sampler", "parameter", "block_length", "num_examples", *head, "num_step_limit", "num_grader_errors"]
+        )
         for summary in summaries:
             intervals = (summary.accuracy, summary.nfe, summary.reward)
             figures = [f"{value:.6f}" for i in intervals for value in (i.mean, i.low, i.high)]

@@ -19,7 +19,7 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
     blocks = config.block_lengths or tuple(n for n in range(1, canvas_length + 1) if canvas_length % n == 0 and n >= 8)
     for block in blocks:
         check_block_length(block, canvas_length, f"{key}.block_lengths")
-    arms = []
+    arms: list[Arm] = []
     for name, values in config.heuristics.items():
         for value in values:
             parameter = int(value) if float(value).is_integer() and name != "threshold" else value

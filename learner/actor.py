@@ -55,4 +55,6 @@ class LearnerActor:
 
 def start_learner(policy: PolicyConfig, config: LearnerConfig, seed: int) -> ActorHandle:
     """A learner actor; Ray never restarts it, because its state would be lost unseen."""
-    return ray.remote(LearnerActor).options(num_cpus=LEARNER_CPUS, max_restarts=0).remote(policy, config, seed)
+    actor_class: Any = ray.remote(LearnerActor)
+    actor: ActorHandle = actor_class.options(num_cpus=LEARNER_CPUS, max_restarts=0).remote(policy, config, seed)
+    return actor

@@ -35,7 +35,9 @@ class LearnerConfig:
     torch_threads: int = setting(2, minimum=1)
     update_deadline_s: float = setting(600.0, help="for one update", above=0.0)
     max_weight_lag: Literal[0] = setting(0, help="0 is the synchronous, reproducible mode")
-    max_grader_error_rate: float = setting(0.05, help="share of grader errors in a step that stops the run", minimum=0.0)
+    max_grader_error_rate: float = setting(
+        0.05, help="share of grader errors in a step that stops the run", minimum=0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class CheckpointConfig:
 
     every: int = setting(20, help="updates between checkpoints and validations", minimum=1)
     keep: int = setting(3, help="newest checkpoints kept; the best one always is", minimum=1)
-    validation_examples: int = setting(256, help="problems of the validation split that choose the best checkpoint", minimum=1)
+    validation_examples: int = setting(
+        256, help="problems of the validation split that choose the best checkpoint", minimum=1
+    )
     samples_every: int = setting(10, help="updates between sample trajectories in samples.jsonl", minimum=1)
 
 

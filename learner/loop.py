@@ -130,7 +130,7 @@ class TrainingLoop:
     def _leases(self) -> list[Lease]:
         config, step = self._config, self.progress.step
         per_lease, num_prompts = config.rollout.lease_groups, config.learner.prompts_per_step
-        leases = []
+        leases: list[Lease] = []
         for number, start in enumerate(range(0, num_prompts, per_lease)):
             first = self.progress.task_cursor + start
             groups = tuple(
@@ -182,7 +182,7 @@ class TrainingLoop:
         with self._clock.state(VALIDATION):
             spec = UnmaskerSpec(weight_version=self.progress.step)
             num, chunk = config.checkpoint.validation_examples, config.evaluation.lease_examples
-            leases = []
+            leases: list[Lease] = []
             for start in range(0, num, chunk):
                 indices = range(start, min(start + chunk, num))
                 groups = tuple(GroupRequest(i, config.task, Split.VALIDATION, i, 1) for i in indices)
@@ -224,7 +224,10 @@ class TrainingLoop:
         """The best and the worst row of the step's first group, with their order of unmasking."""
         first = summaries[0]
         members = [i for i, row in enumerate(first.rows) if row.group == first.rows[0].group]
-        picks = {"best": max(members, key=first.rewards.__getitem__), "worst": min(members, key=first.rewards.__getitem__)}
+        picks = {
+            "best": max(members, key=first.rewards.__getitem__),
+            "worst": min(members, key=first.rewards.__getitem__),
+        }
         with self._run_dir.samples_path.open("a") as file:
             for pick, i in picks.items():
                 row, grade = first.rows[i], first.grades[i]
@@ -292,5 +295,3 @@ def best_policy(run_dir: RunDir, progress: Progress) -> tuple[str, bytes]:
     """(name, policy file) of the checkpoint with the best validation reward."""
     name = checkpoint_name(progress.best_step)
     return name, run_dir.load(name)[POLICY_FILE]
-
-

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import ray
+from ray.actor import ActorHandle
+
 from cluster.config import to_dict
 from cluster.errors import ExitCode, UserError
 from cluster.logs import get_logger, setup_logging
@@ -42,6 +45,7 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
     run_dir = RunDir.open(Path(config.run_dir), to_dict(config), resume=resume, ignore=RESULT_NEUTRAL)
     setup_logging(file=run_dir.log_path)
     started_here = start_ray(address=config.ray_address, num_cpus=_local_cpus(config))
+    services = None
     try:
         with Display() as display:
             services = _Services(config, canvas_length)
@@ -93,6 +97,8 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
     except ModelError as error:
         raise UserError(f"config key 'model.name': {str(error).strip().splitlines()[-1]}") from error
     finally:
+        if services is not None:
+            services.close()
         if started_here:
             stop_ray()
     return ExitCode.FINISHED
@@ -130,7 +136,7 @@ class _Services:
             request={"CPU": LEARNER_CPUS},
         )[0]
 
-        def new_worker() -> object:
+        def new_worker() -> ActorHandle:
             return start_worker(spec, self.store, rollout)
 
         actors = start_actors(
@@ -148,6 +154,12 @@ class _Services:
             max_replacements=rollout.max_replacements,
             lease_deadline_s=rollout.lease_deadline_s,
         )
+
+    def close(self) -> None:
+        """Ends every actor of the run."""
+        self.pool.close()
+        ray.kill(self.learner)
+        ray.kill(self.store.actor)
 
     def publish(self, version: int, weights: bytes) -> None:
         self.store.publish(WeightRecord.make(version, weights, self._fingerprint), timeout_s=STORE_DEADLINE_S)

@@ -42,9 +42,7 @@ class Trainer:
     ) -> dict[str, Metric]:
         """mu optimiser steps on one batch of rollouts; returns what was learned from, and how."""
         config = self.config
-        batch = make_update_batch(
-            parts, reward_R, valid_R, advantage=config.advantage, normaliser=config.normaliser
-        )
+        batch = make_update_batch(parts, reward_R, valid_R, advantage=config.advantage, normaliser=config.normaliser)
         metrics: dict[str, Metric] = {
             "zero_variance_share": Mean(batch.advantages.num_zero_groups, batch.advantages.num_groups),
             "dropped_groups": Count(batch.advantages.num_small_groups),

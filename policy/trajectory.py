@@ -31,7 +31,9 @@ class PackedSteps:
     """Behaviour log-probability of each decision."""
 
     @staticmethod
-    def pack_flags(masked: NDArray[np.bool_], eligible: NDArray[np.bool_], committed: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def pack_flags(
+        masked: NDArray[np.bool_], eligible: NDArray[np.bool_], committed: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
         """The three masks of each position as one byte."""
         return (masked * _MASKED + eligible * _ELIGIBLE + committed * _COMMITTED).astype(np.uint8)
 
@@ -95,7 +97,8 @@ class TrajectoryBatch:
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"trajectory schema {self.schema!r} is not supported; this version reads {SCHEMA}")
-        assert len(self.offsets) == len(self.rows) + 1 and self.offsets[-1] == len(self.steps), "offsets do not fit"
+        assert len(self.offsets) == len(self.rows) + 1, "one offset per row and one more"
+        assert self.offsets[-1] == len(self.steps), "the last offset is the number of steps"
 
     def row_of_step(self) -> NDArray[np.int64]:
         """`[N]` the row that each packed step belongs to."""

@@ -23,7 +23,9 @@ class DecodeConfig:
     """How canvases are decoded in training."""
 
     canvas_length: int | None = setting(None, help="L in tokens; null is the task's own", minimum=1)
-    block_length: int | None = setting(None, help="tokens per block; null is the whole canvas (full diffusion)", minimum=1)
+    block_length: int | None = setting(
+        None, help="tokens per block; null is the whole canvas (full diffusion)", minimum=1
+    )
     num_slots: int = setting(32, help="rows per forward pass", minimum=1)
     token_temperature: float = setting(0.0, help="the dLLM's; 0 takes the most likely token", minimum=0.0)
     eos: Literal["full", "stop"] = setting("full", help="decode the whole canvas, or stop at the end of the text")

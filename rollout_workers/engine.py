@@ -102,21 +102,26 @@ class Engine:
         recorder = _Recorder(submitted) if record else None
         stats = EngineStats()
         with self._clock.state(SCHEDULING):
-            while True:
-                rows.admit(scheduler.admit(len(rows)))
-                rows.retire(self._ended(rows))
-                if not rows:
-                    if not scheduler.num_waiting:
-                        break
-                    continue
+            while self._admit(rows, scheduler):
                 self._step(rows, recorder)
                 stats.num_steps += 1
                 stats.num_row_forwards += len(rows)
                 if scheduler.num_waiting:
                     stats.num_queued_steps += 1
                     stats.num_queued_row_forwards += len(rows)
+                rows.retire(self._ended(rows))
             steps, offsets = recorder.packed() if recorder else (None, None)
         return Decoded(submitted, steps, offsets, stats)
+
+    def _admit(self, rows: LiveRows, scheduler: Scheduler) -> bool:
+        """Fills the free slots; False when nothing is live any more. Canvases that are clean on arrival leave at once."""
+        while arrivals := scheduler.admit(len(rows)):
+            num_live = len(rows)
+            rows.admit(arrivals)
+            mask_id = self._model.spec.mask_id
+            clean = [i for i, sequence in enumerate(arrivals, start=num_live) if mask_id not in sequence.canvas_ids]
+            rows.retire(dict.fromkeys(clean, SequenceStatus.CLEAN))
+        return len(rows) > 0
 
     def _step(self, rows: LiveRows, recorder: _Recorder | None) -> None:
         masked_BL = rows.masked_BL()
@@ -154,8 +159,6 @@ class Engine:
 
     def _ended(self, rows: LiveRows) -> dict[int, SequenceStatus]:
         """The rows that are done, and how; this is the step's one synchronisation with the device."""
-        if not rows:
-            return {}
         masked_BL = rows.masked_BL()
         is_clean_B = ~masked_BL.any(1)
         is_limit_B = rows.nfe_B >= rows.step_limit_B

@@ -62,6 +62,12 @@ class RolloutPool:
     def num_actors(self) -> int:
         return len(self._actors)
 
+    def close(self) -> None:
+        """Ends all actors."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors.clear()
+
     def run(self, leases: Sequence[Lease]) -> Iterator[tuple[LeaseSummary, Any]]:
         """Yields (summary, reference to the trajectories) of each lease exactly once, in order of completion."""
         waiting = deque(leases)
@@ -89,8 +95,8 @@ class RolloutPool:
             if held[id(actor)] >= IN_FLIGHT:
                 return
             lease = waiting.popleft()
-            summary, trajectories = actor.run.options(num_returns=2).remote(lease)
-            flights[summary] = _Flight(lease, actor, trajectories, time.monotonic())
+            references: Any = actor.run.options(num_returns=2).remote(lease)
+            flights[references[0]] = _Flight(lease, actor, references[1], time.monotonic())
             held[id(actor)] += 1
 
     def _recover(self, lost: _Flight, waiting: deque[Lease], flights: dict[Any, _Flight]) -> None:
@@ -104,7 +110,9 @@ class RolloutPool:
             self.num_replaced += 1
             self._actors.append(self._replace())
         if not self._actors:
-            raise PoolExhausted("every rollout actor died and rollout.max_replacements is used up; see the actors' logs")
+            raise PoolExhausted(
+                "every rollout actor died and rollout.max_replacements is used up; see the actors' logs"
+            )
 
     def _check_deadlines(self, flights: dict[Any, _Flight]) -> None:
         now = time.monotonic()

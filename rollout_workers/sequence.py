@@ -1,7 +1,7 @@
 """Rows: what one sequence is, and the stacked state of those that are live.
 
-A `Sequence` owns its row's prompt, canvas, block length, key and, once it has ended, its outcome. While it is live its state lies in
-`LiveRows`, one tensor row each; retiring writes the outcome back, and no decode state outlives it.
+A `Sequence` owns its row's prompt, canvas, block length, key and, once it has ended, its outcome. While it is live its state
+lies in `LiveRows`, one tensor row each; retiring writes the outcome back, and no decode state outlives it.
 
 Shapes: `B` live rows, `P` longest live prompt, `L` canvas positions.
 """

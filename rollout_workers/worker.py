@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import torch
@@ -74,16 +75,15 @@ class RolloutWorker:
 
     def _pull(self, version: int) -> Unmasker:
         assert self._store is not None, "a learned policy needs a weight store"
-        record = self._store.fetch(
-            version, fingerprint=self._spec.fingerprint, timeout_s=self._spec.weights_deadline_s
-        )
+        record = self._store.fetch(version, fingerprint=self._spec.fingerprint, timeout_s=self._spec.weights_deadline_s)
         network = from_bytes(record.data, where=f"weight version {version}")
         return make_learned(network.to(self._spec.model.device))
 
 
 def start_worker(spec: WorkerSpec, store: WeightStore | None, config: RolloutConfig) -> ActorHandle:
     """A new rollout actor with the configured resources; its calls are not retried by Ray (the pool re-leases)."""
-    actor_class = ray.remote(RolloutWorker)
-    return actor_class.options(
+    actor_class: Any = ray.remote(RolloutWorker)
+    actor: ActorHandle = actor_class.options(
         num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=0, scheduling_strategy="SPREAD"
     ).remote(spec, store)
+    return actor

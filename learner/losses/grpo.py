@@ -44,7 +44,13 @@ def step_weights(nfe_R: NDArray[np.int64], num_rows: int, *, normaliser: Normali
 
 
 def clipped_surrogate(
-    log_prob_N: Tensor, old_log_prob_N: Tensor, advantage_N: Tensor, weight_N: Tensor, *, clip_low: float, clip_high: float
+    log_prob_N: Tensor,
+    old_log_prob_N: Tensor,
+    advantage_N: Tensor,
+    weight_N: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
 ) -> SurrogateTerms:
     """The clipped surrogate loss of the given steps."""
     log_ratio_N = log_prob_N - old_log_prob_N

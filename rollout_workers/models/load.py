@@ -69,7 +69,9 @@ def check_model(name: str) -> None:
 def _check_folder(folder: Path) -> dict[str, int]:
     """The parsed config of a complete model folder."""
     if not folder.is_dir():
-        raise ModelError(f"model folder '{folder}' does not exist; allowed: '{TINY}' or a folder with {', '.join(_REQUIRED)}")
+        raise ModelError(
+            f"model folder '{folder}' does not exist; allowed: '{TINY}' or a folder with {', '.join(_REQUIRED)}"
+        )
     missing = [name for name in _REQUIRED if not (folder / name).is_file()]
     if missing:
         raise ModelError(f"model folder '{folder}' has no {', '.join(missing)}; needed: {', '.join(_REQUIRED)}")
@@ -81,7 +83,9 @@ def _check_folder(folder: Path) -> dict[str, int]:
         raise ModelError(f"model folder '{folder}': model_type is {config.get('model_type')!r}; allowed: 'llama'")
     for key in ("mask_token_id", "eos_token_id", "pad_token_id", "vocab_size"):
         if not isinstance(config.get(key), int):
-            raise ModelError(f"model folder '{folder}': config.json says {key} is {config.get(key)!r}; needed: an integer")
+            raise ModelError(
+                f"model folder '{folder}': config.json says {key} is {config.get(key)!r}; needed: an integer"
+            )
     assert isinstance(config, dict)
     return config
 
@@ -103,7 +107,9 @@ def self_check(model: FrozenDLLM, *, tolerance: float = 1e-3) -> None:
     """Fails by name when a row's prediction depends on padding or the mask id can be predicted."""
     spec, device = model.spec, model.device
     if not 0 <= spec.mask_id < spec.vocabulary_size:
-        raise ModelError(f"model '{spec.name}': mask id {spec.mask_id} lies outside its vocabulary of {spec.vocabulary_size}")
+        raise ModelError(
+            f"model '{spec.name}': mask id {spec.mask_id} lies outside its vocabulary of {spec.vocabulary_size}"
+        )
     canvas_BL = torch.full((1, 8), spec.mask_id, device=device)
     wanted_BL = torch.ones(1, 8, dtype=torch.bool, device=device)
     prompt_BP = (torch.arange(6, device=device) % spec.vocabulary_size).unsqueeze(0)
@@ -112,7 +118,9 @@ def self_check(model: FrozenDLLM, *, tolerance: float = 1e-3) -> None:
     padded_BP = torch.cat([torch.full((1, 5), spec.pad_id, device=device), prompt_BP], 1)
     padded = model.predict(padded_BP, length_B, canvas_BL, wanted_BL)
     if bool((lone.token_ids_N == spec.mask_id).any()):
-        raise ModelError(f"model '{spec.name}': self-check 'mask id' failed: it predicts its own mask id {spec.mask_id}")
+        raise ModelError(
+            f"model '{spec.name}': self-check 'mask id' failed: it predicts its own mask id {spec.mask_id}"
+        )
     gap = float((lone.confidences_NK - padded.confidences_NK).abs().max())
     if not gap <= tolerance:
         raise ModelError(f"model '{spec.name}': self-check 'padding' failed: padding moves confidences by {gap:.2g}")

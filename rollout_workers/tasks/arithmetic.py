@@ -18,7 +18,16 @@ LIMIT = 20
 """Values lie in 0..LIMIT-1; each is one token."""
 MAX_OPERAND = 9
 
-NAMES = (("Ann", "she"), ("Ben", "he"), ("Eva", "she"), ("Tom", "he"), ("Mia", "she"), ("Max", "he"), ("Zoe", "she"), ("Leo", "he"))
+NAMES = (
+    ("Ann", "she"),
+    ("Ben", "he"),
+    ("Eva", "she"),
+    ("Tom", "he"),
+    ("Mia", "she"),
+    ("Max", "he"),
+    ("Zoe", "she"),
+    ("Leo", "he"),
+)
 OBJECTS = ("pens", "coins", "cards", "shells", "stamps", "beads", "books", "plums")
 MORE = ("finds", "buys", "gets", "wins")
 FEWER = ("loses", "sells", "drops", "gives")
@@ -113,7 +122,7 @@ def draw_problem(rng: random.Random, split: Split, *, num_steps: int) -> Problem
     """A problem of `num_steps` steps that belongs to `split`."""
     while True:
         start = value = rng.randrange(1, LIMIT)
-        steps = []
+        steps: list[Step] = []
         while len(steps) < num_steps:
             step = _draw_step(rng, value)
             result = step.apply(value)

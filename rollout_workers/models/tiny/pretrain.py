@@ -20,7 +20,9 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rollout_workers.models.backbone import bidirectional_llama
+from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.models.tiny.corpus import Batch, Corpus
+from rollout_workers.models.tiny.figures import Examiner, report
 from rollout_workers.models.tiny.vocabulary import build_tokenizer
 
 WARMUP_STEPS = 200
@@ -48,19 +50,21 @@ def build_model(recipe: Recipe) -> LlamaForCausalLM:
     tokenizer = build_tokenizer()
     torch.manual_seed(recipe.seed)
     return bidirectional_llama(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.hidden_size,
-            intermediate_size=recipe.feed_forward_size,
-            num_hidden_layers=recipe.num_layers,
-            num_attention_heads=recipe.num_heads,
-            num_key_value_heads=recipe.num_heads,
-            max_position_embeddings=256,
-            tie_word_embeddings=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-            mask_token_id=tokenizer.mask_token_id,
+        LlamaConfig.from_dict(
+            {
+                "vocab_size": len(tokenizer),
+                "hidden_size": recipe.hidden_size,
+                "intermediate_size": recipe.feed_forward_size,
+                "num_hidden_layers": recipe.num_layers,
+                "num_attention_heads": recipe.num_heads,
+                "num_key_value_heads": recipe.num_heads,
+                "max_position_embeddings": 256,
+                "tie_word_embeddings": False,
+                "pad_token_id": tokenizer.pad_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "bos_token_id": None,
+                "mask_token_id": tokenizer.mask_token_id,
+            }
         )
     )
 
@@ -136,7 +140,9 @@ class Pretraining:
         """Goes on from the saved state of `output`; a state of another recipe is refused."""
         record = json.loads((self.output / "state.json").read_text())
         if record["recipe"] != asdict(self.recipe):
-            raise SystemExit(f"{self.output} holds a run of another recipe: {record['recipe']}; choose another --output")
+            raise SystemExit(
+                f"{self.output} holds a run of another recipe: {record['recipe']}; choose another --output"
+            )
         tensors = load_file(self.output / record["weights"])
         prefix = "model."
         self.model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
@@ -187,7 +193,9 @@ def main() -> None:
         if training.step % save_every == 0:
             training.save()
     training.save()
-    sys.stdout.write(f"model written to {training.export()}\n")
+    folder = training.export()
+    sys.stdout.write(f"model written to {folder}; held-out figures:\n")
+    report(Examiner(load_model(str(folder)), load_tokenizer(str(folder))), num_examples=500, sudoku_csv=None)
 
 
 if __name__ == "__main__":

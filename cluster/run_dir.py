@@ -18,7 +18,6 @@ from typing import Any
 
 from cluster.config import dump_yaml, first_difference, load_yaml, to_dict
 from cluster.errors import UserError
-from cluster.logs import get_logger
 from cluster.storage import (
     atomic_write,
     check_key,
@@ -36,7 +35,6 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 _REPLACED = "replaced"
 
-logger = get_logger(__name__)
 
 
 class TornArtefact(Exception):
@@ -163,7 +161,6 @@ class RunDir:
             try:
                 return name, self.load(name), skipped
             except TornArtefact as error:
-                logger.warning("skipped: %s", error)
                 skipped.append(str(error))
         return None
 

@@ -2,7 +2,8 @@
 
     python -m learner.main [PRESET|FILE.yaml] [key.path=value ...] [--dry-run] [--resume]
 
-Exit codes: 0 finished, 2 a mistake in the command or its files, 75 stopped with a checkpoint (go on with --resume), 1 anything else.
+Exit codes: 0 finished, 2 a mistake in the command or its files, 75 stopped with a checkpoint (go on with --resume), 1 any
+other failure.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from cluster.config import apply_overrides, build, dump_yaml, load_yaml, to_dict
 from cluster.errors import DeadlineExceeded, ExitCode, RunFailure, UserError
-from learner.config import RESULT_NEUTRAL, RunConfig
+from learner.config import RunConfig
 
 DEFAULT_PRESET = "tiny"
 
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return ExitCode.FINISHED
         from learner.run import run
 
-        return run(config, resume=options.resume, should_stop=_install_stop_handlers())
+        with _StopFlag() as stop:
+            return run(config, resume=options.resume, should_stop=stop)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR
@@ -76,29 +79,32 @@ def _load(source: str) -> dict[str, object]:
 
 
 class _StopFlag:
-    """Set by the first SIGINT or SIGTERM; a second SIGINT interrupts at once."""
+    """Set by the first SIGINT or SIGTERM in its context; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
-        self.is_set = False
+        self._is_set = False
+        self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
-        return self.is_set
+        return self._is_set
 
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.is_set and number == signal.SIGINT:
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._is_set and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.is_set = True
+        self._is_set = True
         print(f"\n{signal.Signals(number).name}: saving a checkpoint, then stopping", file=sys.stderr)
 
-
-def _install_stop_handlers() -> _StopFlag:
-    flag = _StopFlag()
-    signal.signal(signal.SIGINT, flag.handle)
-    signal.signal(signal.SIGTERM, flag.handle)
-    return flag
-
-
-__all__ = ["RESULT_NEUTRAL", "main", "presets", "resolve"]
 
 if __name__ == "__main__":
     sys.exit(main())

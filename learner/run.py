@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -43,7 +44,10 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
     except ModelError as error:
         raise UserError(f"config key 'model.name': {error}") from error
     run_dir = RunDir.open(Path(config.run_dir), to_dict(config), resume=resume, ignore=RESULT_NEUTRAL)
+    checkpoint = _newest_checkpoint(run_dir)
     setup_logging(file=run_dir.log_path)
+    for reason in checkpoint.skipped if checkpoint is not None else ():
+        logger.warning("a newer checkpoint was skipped: %s", reason)
     started_here = start_ray(address=config.ray_address, num_cpus=_local_cpus(config))
     services = None
     try:
@@ -59,7 +63,9 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
                 should_stop=should_stop,
                 on_report=display.update,
             )
-            _resume(loop, run_dir)
+            if checkpoint is not None:
+                loop.resume(checkpoint.name, checkpoint.files)
+                logger.info("resumed from %s", checkpoint.name)
             loop.run()
             name, policy_file = best_policy(run_dir, loop.progress)
             logger.info("evaluating %s, the best on the validation split", name)
@@ -165,15 +171,23 @@ class _Services:
         self.store.publish(WeightRecord.make(version, weights, self._fingerprint), timeout_s=STORE_DEADLINE_S)
 
 
-def _resume(loop: TrainingLoop, run_dir: RunDir) -> None:
-    """Goes on from the newest whole checkpoint, where there is one; only torn ones are a UserError."""
-    names = run_dir.published("checkpoints")
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """The newest whole checkpoint, and why newer ones were skipped."""
+
+    name: str
+    files: dict[str, bytes]
+    skipped: list[str]
+
+
+def _newest_checkpoint(run_dir: RunDir) -> _Checkpoint | None:
+    """None for a run without any checkpoint; a UserError where all are torn."""
     latest = run_dir.latest("checkpoints")
     if latest is not None:
-        loop.resume(latest[0], latest[1])
-        logger.info("resumed from %s", latest[0])
-    elif names:
+        return _Checkpoint(*latest)
+    if names := run_dir.published("checkpoints"):
         raise UserError(
             f"run directory '{run_dir.path}' has only torn checkpoints ({', '.join(names)}); nothing was changed; "
             "allowed: restore one of them, or another run_dir"
         )
+    return None

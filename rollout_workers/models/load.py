@@ -37,7 +37,7 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> Fro
     folder = model_folder(name)
     config = _check_folder(folder)
     try:
-        model = _load_llama(folder, config, DTYPES[dtype])
+        model = _load_llama(folder, config, DTYPES[dtype], device)
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"model folder '{folder}': model.safetensors cannot be loaded ({reason})") from error
@@ -48,7 +48,7 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> Fro
         pad_id=config["pad_token_id"],
         vocabulary_size=config["vocab_size"],
     )
-    adapter = LlamaDLLM(model.to(device), spec)
+    adapter = LlamaDLLM(model, spec)
     self_check(adapter)
     return adapter
 
@@ -90,10 +90,10 @@ def _check_folder(folder: Path) -> dict[str, int]:
     return config
 
 
-def _load_llama(folder: Path, config: dict[str, int], dtype: torch.dtype) -> LlamaForCausalLM:
+def _load_llama(folder: Path, config: dict[str, int], dtype: torch.dtype, device: str) -> LlamaForCausalLM:
     with torch.device("meta"):
         model = bidirectional_llama(LlamaConfig.from_dict(config))
-    tensors = {name: value.to(dtype) for name, value in load_file(folder / "model.safetensors").items()}
+    tensors = {name: value.to(dtype) for name, value in load_file(folder / "model.safetensors", device=device).items()}
     # Strict and by assignment: an absent, extra or misshapen tensor raises and names itself.
     model.load_state_dict(tensors, strict=True, assign=True)
     # Buffers are not in the file; rotary frequencies are made again on a real device.

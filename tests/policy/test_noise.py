@@ -53,7 +53,7 @@ def test_draws_follow_the_chained_splitmix_formula(key: int, step: int, position
     row = splitmix_finaliser((splitmix_finaliser((key + GOLDEN * stream) & M64) + GOLDEN * (step + 1)) & M64)
     bits = splitmix_finaliser((row + GOLDEN * (position + 1)) & M64) >> 40
     value = float(draw(key, step, position + 1, stream)[position])
-    assert value == pytest.approx((bits + 0.5) / 2**24, abs=2**-24)
+    assert value == pytest.approx((bits + 0.5) / 2**24, abs=2**-23)
 
 
 @given(INT64, st.integers(0, 1000))

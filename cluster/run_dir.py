@@ -36,7 +36,6 @@ SCHEMA = 1
 _REPLACED = "replaced"
 
 
-
 class TornArtefact(Exception):
     """A published group whose files are not what its manifest says."""
 

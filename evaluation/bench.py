@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import statistics
 import sys
 import time
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from cluster.errors import ExitCode, UserError
 from cluster.logs import wide_console
+from evaluation.environment import environment_record
 from evaluation.lockstep import decode_lock_step
 from policy.factory import make_heuristic, make_learned
 from policy.noise import row_key
@@ -190,8 +190,12 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
                 )
     console.print(_rollouts_table(figures, options))
     if options.json:
-        document = {"device": _device_name(model.device), "torch": torch.__version__, "unmasker": options.unmasker,
-                    "threads": options.threads, "figures": [dataclasses.asdict(line) for line in figures]}  # fmt: skip
+        document = {
+            "environment": environment_record(),
+            "unmasker": options.unmasker,
+            "threads": options.threads,
+            "figures": [dataclasses.asdict(line) for line in figures],
+        }
         Path(options.json).write_text(json.dumps(document, indent=1))
 
 
@@ -217,10 +221,6 @@ def _rollouts_table(figures: Sequence[RolloutFigures], options: argparse.Namespa
             str(line.num_different),
         )
     return table
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

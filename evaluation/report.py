@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cluster.logs import wide_console
 from cluster.run_dir import RunDir
+from evaluation.environment import environment_record
 from evaluation.plots import plot_learning, plot_pareto
 from evaluation.results import (
     LEARNED,
@@ -48,6 +49,7 @@ def write_results(
             "policy": policy_name,
             "alpha": alpha,
             "canvas_length": canvas_length,
+            "environment": environment_record(),
             "comparison": comparison,
             "arms": [asdict(summary) for summary in summaries],
         }
@@ -107,9 +109,23 @@ def results_table(summaries: Sequence[ArmSummary], *, alpha: float) -> Table:
     return table
 
 
+_STATES = {
+    "forward": "dLLM forward",
+    "learner": "learner",
+    "policy": "policy forward",
+    "scheduling": "scheduling",
+    "grading": "grading",
+    "weights": "weights",
+    "waiting": "waiting",
+    "checkpoint": "checkpoints",
+    "driver": "driver",
+}
+_BULK = ("forward", "learner")
+
+
 def breakdown_table(history: Sequence[dict[str, Any]]) -> Table:
-    """Wall-clock of training by cause; the lines add up to the total."""
-    totals: dict[str, float] = {}
+    """Wall-clock of training, validation included, by cause; the lines add up to the total."""
+    totals = dict.fromkeys(_STATES, 0.0)
     for line in history:
         for name, seconds in line["times"].items():
             totals[name] = totals.get(name, 0.0) + seconds
@@ -118,10 +134,15 @@ def breakdown_table(history: Sequence[dict[str, Any]]) -> Table:
     table.add_column("state")
     table.add_column("seconds", justify="right")
     table.add_column("share", justify="right")
-    for name, seconds in sorted(totals.items(), key=lambda item: -item[1]):
-        table.add_row(name.replace("_", ": ", 1), f"{seconds:.1f}", f"{seconds / max(total, 1e-9):.1%}")
+
+    def add(label: str, seconds: float) -> None:
+        table.add_row(label, f"{seconds:.1f}", f"{seconds / max(total, 1e-9):.1%}")
+
+    for name, seconds in totals.items():
+        add(_STATES.get(name, name), seconds)
     table.add_section()
-    table.add_row("total", f"{total:.1f}", "100.0%")
+    add("total", total)
+    add("other than dLLM forward and learner", total - sum(totals[name] for name in _BULK))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -41,6 +42,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._latest: dict[str, float] = {}
         self._last_tenth = -1
+        self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
         if console().is_terminal:
@@ -59,7 +61,18 @@ class Display:
         figures = "  ".join(text.format(self._latest[name]) for name, text in _SHOWN if name in self._latest)
         self._advance("training", report.step, report.num_steps, figures)
         if not console().is_terminal:
-            logger.info("update %d/%d  %s", report.step, report.num_steps, figures)
+            logger.info("update %d/%d  %s  %s", report.step, report.num_steps, figures, self._eta(report))
+
+    def _eta(self, report: Report) -> str:
+        """Time left at the pace of the updates seen so far."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (report.step, now)
+        first_step, started = self._first
+        if report.step == first_step:
+            return ""
+        left = (now - started) / (report.step - first_step) * (report.num_steps - report.step)
+        return f"ETA {int(left) // 60}:{int(left) % 60:02d}"
 
     def evaluation(self, done: int, total: int) -> None:
         """`done` of `total` evaluation rows are decoded."""

@@ -45,6 +45,7 @@ from rollout_workers.tasks import Split
 
 STORE_DEADLINE_S = 60.0
 ROLLOUT, LEARNER, CHECKPOINT, VALIDATION, DRIVER = "rollout", "learner", "checkpoint", "validation", "driver"
+WAITING = "waiting"
 
 logger = get_logger(__name__)
 
@@ -101,6 +102,7 @@ class TrainingLoop:
         self.progress = read_progress(files[STATE_FILE])
         self._call_learner("restore", files, name, what=f"the learner to restore {name}")
         self._sink.rewind(self.progress.step)
+        JsonlSink(self._run_dir.samples_path).rewind(self.progress.step)
 
     def run(self) -> None:
         """Trains until `num_steps`; raises StopRequested after saving when it was asked to stop."""
@@ -194,7 +196,7 @@ class TrainingLoop:
             self.progress = dataclasses.replace(
                 self.progress, best_step=self.progress.step, best_reward=measured["reward"]
             )
-        self._report(record, summaries or [])
+        self._report(record, (summaries or []) + done)
         self._save()
 
     def _save(self) -> None:
@@ -277,18 +279,17 @@ def wall_clock_breakdown(
 ) -> dict[str, float]:
     """Seconds of wall-clock by cause; they add up to the driver's.
 
-    The rollout phase is split by what its actors did, averaged over actors; what is left of it they waited (for the slowest actor,
-    for dispatch). During the other phases the driver's own state is the cause.
+    While leases are out (training and validation alike) the time is split by what the actors did, averaged over them; what is left
+    of it they waited, for the slowest actor or for dispatch. During the other phases the driver's own state is the cause.
     """
+    times = dict(driver)
+    decoding = times.pop(ROLLOUT, 0.0) + times.pop(VALIDATION, 0.0)
     busy: dict[str, float] = {}
     for summary in summaries:
         for name, seconds in summary.seconds.items():
-            if name != "waiting":
+            if name != WAITING:
                 busy[name] = busy.get(name, 0.0) + seconds / num_actors
-    times = dict(driver)
-    rollout = times.pop(ROLLOUT, 0.0)
-    waiting = rollout - sum(busy.values())
-    return times | {f"rollout_{name}": seconds for name, seconds in busy.items()} | {"rollout_waiting": waiting}
+    return times | busy | {WAITING: decoding - sum(busy.values())}
 
 
 def best_policy(run_dir: RunDir, progress: Progress) -> tuple[str, bytes]:

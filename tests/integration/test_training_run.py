@@ -71,8 +71,8 @@ def test_first_update_reproduces_behaviour_log_probs(undisturbed: Path) -> None:
 def test_times_add_up_to_wall_clock(undisturbed: Path) -> None:
     lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     for line in lines[1:]:
-        assert line["times"]["rollout_waiting"] > -0.05
-        assert line["times"]["rollout_forward"] > 0
+        assert line["times"]["waiting"] > -0.05
+        assert line["times"]["forward"] > 0
 
 
 def test_same_result_with_one_actor(undisturbed: Path, tmp_path: Path) -> None:

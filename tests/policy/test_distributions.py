@@ -126,7 +126,7 @@ def test_a_forced_argmax_is_the_leftmost_largest_eligible_logit(
 ) -> None:
     logits = torch.tensor([[round(u) for u, _ in row]], dtype=torch.float32)  # rounded: plenty of ties
     eligible = torch.tensor([[s for _, s in row]])
-    never = torch.full_like(logits, 1 - 2**-24)
+    never = torch.ones_like(logits)
     committed, _ = BernoulliArgmax(temperature=temperature).sample(logits, eligible, never)
     members = [i for i, (_, is_eligible) in enumerate(row) if is_eligible]
     best = [max(members, key=lambda i: (float(logits[0, i]), -i))] if members else []

@@ -1,0 +1,152 @@
+"""The evaluation's plan: which leases are dispatched, and what is not decoded again."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from cluster.errors import UserError
+from evaluation.config import EvaluationConfig
+from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
+from evaluation.runner import evaluate, heuristic_arms, learned_arm
+from rollout_workers.tasks import Split
+from tests.fakes.pool import FakePool
+
+THRESHOLD = Arm("threshold", 0.9, 24)
+RANDOM = Arm("random", 2.0, 12, is_random=True)
+LEARNED_ARM = learned_arm(24)
+ARMS = (THRESHOLD, RANDOM, LEARNED_ARM)
+CONFIG = EvaluationConfig(num_examples=10, seeds=(0, 1, 2), lease_examples=4)
+
+
+def run(pool: FakePool, path, *, config: EvaluationConfig = CONFIG, arms=ARMS, **options) -> list[ExampleRecord]:
+    return evaluate(
+        pool, arms, config, task="sudoku", split=Split.TEST, run_seed=100, weight_version=7,
+        record_file=RecordFile(path / "records.jsonl"), **options,
+    )  # fmt: skip
+
+
+def test_deterministic_arms_run_once_and_random_ones_per_seed(tmp_path):
+    pool = FakePool()
+    records = run(pool, tmp_path)
+    counts = Counter((record.sampler, record.seed) for record in records)
+    assert counts == {("threshold", 0): 10, **{(name, seed): 10 for name in ("random", LEARNED) for seed in (0, 1, 2)}}
+    assert Counter(lease.run_seed for lease in pool.leases) == {100: 9, 101: 6, 102: 6}
+    assert {len(lease.groups) for lease in pool.leases} == {4, 2}
+    assert len({lease.id for lease in pool.leases}) == len(pool.leases)
+
+
+def test_leases_carry_their_arms(tmp_path):
+    pool = FakePool()
+    run(pool, tmp_path)
+    specs = {(lease.unmasker.heuristic, lease.unmasker.parameter, lease.weight_version, lease.block_length) for lease in pool.leases}
+    # Heuristics do not depend on the trained weights, so their noise must not either.
+    assert specs == {("threshold", 0.9, 0, 24), ("random", 2.0, 0, 12), (None, None, 7, 24)}
+    for lease in pool.leases:
+        assert not lease.record
+        assert all((group.task, group.split, group.num_samples) == ("sudoku", Split.TEST, 1) for group in lease.groups)
+
+
+def test_records_belong_to_the_arm_and_example_that_made_them(tmp_path):
+    records = run(FakePool(), tmp_path)
+    assert {record.example_id for record in records} == {f"sudoku/test/{i}" for i in range(10)}
+    assert {(r.sampler, r.parameter, r.block_length) for r in records} == {(a.sampler, a.parameter, a.block_length) for a in ARMS}
+    for record in records:
+        assert record.reward == pytest.approx(record.score / record.nfe)
+        assert record.grade == ("correct" if record.score else "wrong")
+
+
+def test_a_finished_evaluation_decodes_nothing(tmp_path):
+    first = run(FakePool(), tmp_path)
+    pool = FakePool()
+    assert run(pool, tmp_path) == first
+    assert pool.leases == []
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_records(tmp_path):
+    whole = run(FakePool(), tmp_path / "whole")
+    with pytest.raises(ConnectionError):
+        run(FakePool(die_after=5), tmp_path / "cut")
+    done = RecordFile(tmp_path / "cut" / "records.jsonl").read()
+    assert 0 < len(done) < len(whole)
+    pool = FakePool()
+    assert run(pool, tmp_path / "cut") == whole
+    decoded = sum(len(lease.groups) for lease in pool.leases)
+    assert decoded == len(whole) - len(done)
+
+
+def test_more_examples_and_seeds_decode_the_new_ones_only(tmp_path):
+    run(FakePool(), tmp_path)
+    pool = FakePool()
+    more = EvaluationConfig(num_examples=12, seeds=(0, 1, 2, 3), lease_examples=4)
+    records = run(pool, tmp_path, config=more)
+    assert len(records) == 12 * (1 + 2 * 4)
+    assert sum(len(lease.groups) for lease in pool.leases) == len(records) - 70
+
+
+def test_progress_ends_at_its_total(tmp_path):
+    seen: list[tuple[int, int]] = []
+    run(FakePool(), tmp_path, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (0, 70)
+    assert seen[-1] == (70, 70)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_no_examples_is_an_empty_evaluation(tmp_path):
+    assert run(FakePool(), tmp_path, config=EvaluationConfig(num_examples=0)) == []
+
+
+class TestHeuristicArms:
+    def test_every_parameter_at_every_block(self):
+        config = EvaluationConfig(block_lengths=(12, 24), heuristics={"threshold": (0.5, 1.0), "random": (2.0,)})
+        arms = heuristic_arms(config, 24)
+        assert set(arms) == {
+            Arm(name, value, block, is_random)
+            for name, value, is_random in (("threshold", 0.5, False), ("threshold", 1.0, False), ("random", 2.0, True))
+            for block in (12, 24)
+        }
+        assert len(arms) == 6
+
+    def test_without_block_lengths_the_canvas_is_among_them(self):
+        arms = heuristic_arms(EvaluationConfig(heuristics={"threshold": (0.5,)}), 48)
+        blocks = [arm.block_length for arm in arms]
+        assert 48 in blocks
+        assert 24 in blocks
+        assert all(48 % block == 0 for block in blocks)
+
+    @pytest.mark.parametrize("canvas_length", [4, 7])
+    def test_a_short_canvas_has_its_own_length_as_a_block(self, canvas_length):
+        arms = heuristic_arms(EvaluationConfig(heuristics={"threshold": (0.5,)}), canvas_length)
+        assert canvas_length in [arm.block_length for arm in arms]
+
+    @pytest.mark.parametrize(
+        ("name", "value", "parts"),
+        [
+            ("treshold", 0.9, ("treshold", "threshold", "low_confidence", "random")),
+            ("threshold", 1.5, ("1.5", "[0, 1]")),
+            ("threshold", -0.1, ("-0.1", "[0, 1]")),
+            ("threshold", float("nan"), ("nan", "[0, 1]")),
+            ("low_confidence", 0.0, ("0", "an integer >= 1")),
+            ("low_confidence", 2.5, ("2.5", "an integer >= 1")),
+            ("random", -3.0, ("-3", "an integer >= 1")),
+            ("random", float("inf"), ("inf", "an integer >= 1")),
+        ],
+    )
+    def test_bad_names_and_values_are_quoted_with_what_is_allowed(self, name, value, parts):
+        with pytest.raises(UserError) as caught:
+            heuristic_arms(EvaluationConfig(heuristics={name: (value,)}), 24, key="eval")
+        message = str(caught.value)
+        assert f"eval.heuristics.{name}" in message
+        assert all(part in message for part in parts), message
+        assert "\n" not in message
+
+    @pytest.mark.parametrize("block", [7, 48, 23])
+    def test_blocks_that_do_not_divide_the_canvas(self, block):
+        with pytest.raises(UserError, match=rf"'evaluation.block_lengths' is {block}; .*24.*\[1, 2, 3, 4, 6, 8, 12, 24\]"):
+            heuristic_arms(EvaluationConfig(block_lengths=(24, block), heuristics={"threshold": (0.5,)}), 24)
+
+
+def test_at_least_one_seed_is_needed():
+    with pytest.raises(UserError, match=r"'evaluation.seeds' is \[\]"):
+        EvaluationConfig(seeds=()).validate("evaluation")

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from policy.config import PolicyConfig
+from policy.factory import make_network
+from policy.scope import Scope
+from policy.weights import FORMAT, WeightsError, fingerprint, from_bytes, load_strictly, to_bytes
+
+SMALL = PolicyConfig(hidden_size=16, feed_forward_size=16, time_embed_size=8)
+OTHER: dict[str, Any] = {
+    "network": "another", "hidden_size": 32, "feed_forward_size": 32, "num_heads": 1, "num_blocks": 2,
+    "time_embed_size": 10, "num_confidences": 2, "confidence_features": "raw", "time_embedding": "legacy",
+    "see_block": True, "scope": Scope.CANVAS, "initial_logit": -1.0, "distribution": "bernoulli",
+    "policy_temperature": 0.5,
+}  # fmt: skip
+
+
+def written(config: PolicyConfig = SMALL, *, seed: int = 0) -> bytes:
+    return to_bytes(make_network(config, seed=seed))
+
+
+def rewritten(tensors: dict[str, torch.Tensor], **metadata: str) -> bytes:
+    whole = {"format": FORMAT, "policy": json.dumps(asdict(SMALL))} | metadata
+    return save({name: value.contiguous() for name, value in tensors.items()}, whole)
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(WeightsError) as caught:
+        from_bytes(data, where="runs/a/policy.safetensors")
+    message = str(caught.value)
+    assert message.startswith("runs/a/policy.safetensors: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, replace(SMALL, num_blocks=2, see_block=True, num_confidences=4, distribution="bernoulli"),
+     replace(SMALL, scope=Scope.CANVAS, time_embedding="legacy", confidence_features="raw", policy_temperature=0.5)],
+)  # fmt: skip
+def test_weights_and_architecture_come_back_bit_for_bit(config: PolicyConfig) -> None:
+    network = make_network(config, seed=5)
+    again = from_bytes(to_bytes(network), where="here")
+    assert again.config == config
+    assert fingerprint(again.config) == fingerprint(config)
+    assert again.state_dict().keys() == network.state_dict().keys()
+    for name, value in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name].view(torch.int32), value.view(torch.int32))
+    assert to_bytes(again) == to_bytes(network)
+
+
+@given(st.integers(0, 10_000))
+def test_a_truncated_file_is_refused(length: int) -> None:
+    data = written()
+    assert "not a readable safetensors file" in refusal(data[: min(length, len(data) - 1)])
+
+
+def test_a_file_is_neither_pickle_nor_read_as_one() -> None:
+    with pytest.raises(pickle.UnpicklingError):
+        pickle.loads(written())  # noqa: S301 - shows that it is not one
+    assert "not a readable safetensors file" in refusal(pickle.dumps({"a": 1}))
+
+
+def test_another_format_is_quoted() -> None:
+    tensors = load(written())
+    message = refusal(rewritten(tensors, format="dllm-unmasking-policy/9"))
+    assert message.endswith(f"format is 'dllm-unmasking-policy/9'; allowed: {FORMAT!r}")
+    assert "format is None" in refusal(save(tensors))
+    assert "format is 'pt'" in refusal(save(tensors, {"format": "pt"}))
+
+
+def test_settings_of_another_version_are_named() -> None:
+    settings = json.dumps(asdict(SMALL) | {"num_experts": 4})
+    assert "['num_experts']" in refusal(rewritten(load(written()), policy=settings))
+
+
+def test_a_missing_an_extra_and_a_misshapen_tensor_are_named() -> None:
+    tensors = load(written())
+    without = {name: value for name, value in tensors.items() if name != "final_norm.weight"}
+    assert refusal(rewritten(without)).endswith("tensor 'final_norm.weight' is missing")
+    extra = tensors | {"value_head.weight": torch.zeros(2)}
+    assert refusal(rewritten(extra)).endswith("tensor 'value_head.weight' does not belong to this architecture")
+    misshapen = tensors | {"output_proj.weight": torch.zeros(1, 8)}
+    assert refusal(rewritten(misshapen)).endswith("tensor 'output_proj.weight' has shape [1, 8]; expected [1, 16]")
+
+
+def test_a_refused_load_changes_nothing() -> None:
+    network = make_network(SMALL, seed=0)
+    tensors = {name: value + 1 for name, value in network.state_dict().items()}
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    del tensors["transformer_blocks.0.q_proj.bias"]
+    with pytest.raises(WeightsError, match="q_proj"):
+        load_strictly(network, tensors, where="here")
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_fingerprint_changes_with_every_setting() -> None:
+    assert set(OTHER) == {field.name for field in fields(PolicyConfig)}
+    prints = {fingerprint(PolicyConfig())} | {
+        fingerprint(replace(PolicyConfig(), **{name: value})) for name, value in OTHER.items()
+    }
+    assert len(prints) == 1 + len(OTHER)
+    assert fingerprint(PolicyConfig()) == fingerprint(replace(PolicyConfig()))
+    assert fingerprint(PolicyConfig(scope="canvas")) == fingerprint(PolicyConfig(scope=Scope.CANVAS))  # type: ignore[arg-type]

@@ -1,0 +1,143 @@
+"""The reduction over the vocabulary, and the bidirectional backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rollout_workers.models import backbone
+from rollout_workers.models.backbone import reduce_logits
+from rollout_workers.models.load import load_model
+from tests.fakes.models import MASK_ID, random_llama
+
+
+def random_logits(num: int = 40, vocabulary_size: int = 11, *, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return (torch.randn(num, vocabulary_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4).to(
+        dtype
+    )
+
+
+def without_mask(logits_NV: torch.Tensor, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities in plain numpy, the mask id left out."""
+    x = logits_NV.double().numpy() / temperature
+    x[:, MASK_ID] = -np.inf
+    x = np.exp(x - x.max(1, keepdims=True))
+    return x / x.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_tokens_confidences_and_log_odds(dtype, tolerance):
+    logits = random_logits(dtype=dtype)
+    p = without_mask(logits)
+    got = reduce_logits(logits.clone(), MASK_ID, 3, 0.0, None)
+    assert got.confidences_NK.dtype == got.log_odds_N.dtype == dtype
+    np.testing.assert_array_equal(got.token_ids_N, p.argmax(1))
+    np.testing.assert_allclose(got.confidences_NK, -np.sort(-p, axis=1)[:, :3], atol=tolerance)
+    top = p.max(1)
+    np.testing.assert_allclose(got.log_odds_N, np.log(top / (1 - top)), atol=2e-4 if dtype == torch.float32 else 1e-9)
+
+
+def test_bfloat16_logits_are_reduced_in_float32():
+    logits = random_logits(dtype=torch.bfloat16)
+    got = reduce_logits(logits.clone(), MASK_ID, 1, 0.0, None)
+    assert got.confidences_NK.dtype == torch.float32
+    np.testing.assert_allclose(got.confidences_NK[:, 0], without_mask(logits).max(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_odds_stay_exact_where_the_probability_rounds_to_one(dtype):
+    logits = torch.tensor([[60.0, 0.0, 99.0, 0.0], [50.0, 0.0, 99.0, -5.0]], dtype=dtype)
+    got = reduce_logits(logits, MASK_ID, 1, 0.0, None)
+    assert (got.confidences_NK == 1).all()
+    expected = [60 - np.log(2), 50 - np.log1p(np.exp(-5))]
+    np.testing.assert_allclose(got.log_odds_N, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 3.0])
+def test_the_mask_id_is_never_chosen_however_likely(temperature):
+    logits = random_logits()
+    logits[:, MASK_ID] = 100.0
+    p = without_mask(logits)
+    uniforms = torch.linspace(0, 1, len(logits))
+    got = reduce_logits(logits.clone(), MASK_ID, 2, temperature, uniforms)
+    assert (got.token_ids_N != MASK_ID).all()
+    np.testing.assert_allclose(got.confidences_NK[:, 0], p.max(1), atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_sampled_tokens_follow_the_tempered_distribution(temperature):
+    num = 20_000
+    one = random_logits(1)
+    uniforms = (torch.arange(num) + 0.5) / num
+    got = reduce_logits(one.repeat(num, 1), MASK_ID, 1, temperature, uniforms)
+    counts = np.bincount(got.token_ids_N, minlength=one.shape[1]) / num
+    np.testing.assert_allclose(counts, without_mask(one, temperature)[0], atol=2 / num)
+    # Confidences are those of the untempered distribution.
+    np.testing.assert_allclose(got.confidences_NK[:, 0], without_mask(one).max(), atol=1e-12)
+
+
+def predict(model, *, num_confidences: int = 2, temperature: float = 0.0, wanted: torch.Tensor | None = None):
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randint(3, 20, (4, 6), generator=generator)
+    canvas = torch.full((4, 12), MASK_ID)
+    canvas[:, ::3] = torch.randint(3, 20, (4, 4), generator=generator)
+    wanted = (canvas == MASK_ID) if wanted is None else wanted
+    uniforms = torch.rand(int(wanted.sum()), generator=generator)
+    return model.predict(
+        prompt, torch.tensor([6, 6, 6, 6]), canvas, wanted,
+        num_confidences=num_confidences, token_temperature=temperature, token_uniforms_N=uniforms,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("chunk", [1, 5, 31])
+def test_chunks_give_the_same_as_one_piece(monkeypatch, chunk, temperature):
+    model = random_llama(seed=0)
+    whole = predict(model, temperature=temperature)
+    monkeypatch.setattr(backbone, "LOGITS_CHUNK", chunk)
+    pieces = predict(model, temperature=temperature)
+    assert torch.equal(whole.token_ids_N, pieces.token_ids_N)
+    torch.testing.assert_close(whole.confidences_NK, pieces.confidences_NK, atol=1e-12, rtol=0)
+    torch.testing.assert_close(whole.log_odds_N, pieces.log_odds_N, atol=1e-10, rtol=0)
+
+
+def test_asking_for_nothing_gives_nothing():
+    got = predict(random_llama(seed=0), num_confidences=3, wanted=torch.zeros(4, 12, dtype=torch.bool))
+    assert got.token_ids_N.shape == (0,)
+    assert got.confidences_NK.shape == (0, 3)
+
+
+def test_positions_come_out_in_row_major_order():
+    model = random_llama(seed=0)
+    everywhere = predict(model, wanted=torch.ones(4, 12, dtype=torch.bool)).confidences_NK[:, 0].view(4, 12)
+    wanted = torch.rand(4, 12, generator=torch.Generator().manual_seed(5)) < 0.4
+    some = predict(model, wanted=wanted).confidences_NK[:, 0]
+    torch.testing.assert_close(some, everywhere[wanted], atol=1e-12, rtol=0)
+
+
+def test_every_token_attends_to_every_other():
+    model = random_llama(seed=0)
+    prompt, length = torch.tensor([[5, 6, 7]]), torch.tensor([3])
+    canvas = torch.full((1, 8), MASK_ID)
+    first = torch.zeros(1, 8, dtype=torch.bool)
+    first[0, 0] = True
+    before = model.predict(prompt, length, canvas, first).log_odds_N
+    canvas[0, -1] = 9
+    assert not torch.equal(before, model.predict(prompt, length, canvas, first).log_odds_N)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-4)])
+def test_a_padded_row_predicts_as_a_lone_one(dtype, tolerance):
+    model = load_model("tiny", dtype=dtype)
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(3, 81, (length,), generator=generator) for length in (1, 4, 17, 30)]
+    canvas = torch.full((4, 24), model.spec.mask_id)
+    wanted = torch.ones(4, 24, dtype=torch.bool)
+    padded = torch.stack([torch.cat([torch.randint(0, 81, (30 - len(p),), generator=generator), p]) for p in prompts])
+    together = model.predict(padded, torch.tensor([len(p) for p in prompts]), canvas, wanted)
+    for row, prompt in enumerate(prompts):
+        lone = model.predict(prompt.unsqueeze(0), torch.tensor([len(prompt)]), canvas[:1], wanted[:1])
+        part = slice(row * 24, (row + 1) * 24)
+        torch.testing.assert_close(together.log_odds_N[part], lone.log_odds_N, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(together.confidences_NK[part], lone.confidences_NK, atol=tolerance, rtol=0)

@@ -227,7 +227,7 @@ def _convert_scalar(hint: Any, value: Any) -> Any:
     if issubclass(hint, StrEnum):
         return hint(value) if isinstance(value, str) and value in {member.value for member in hint} else _ABSENT
     if hint is float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return _ABSENT
         return float(value) if isinstance(value, float) or abs(value) < 2**1023 else _ABSENT
     if hint is int:

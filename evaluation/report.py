@@ -39,8 +39,14 @@ def write_results(
 ) -> None:
     """Writes results.json, summary.csv and the plots, and prints the table."""
     groups = by_arm(records, arms)
-    summaries = [summarise(arm, groups[arm]) for arm in arms if groups[arm]]
+    graded = {arm for arm in arms if any(record.grade != "grader_error" for record in groups[arm])}
+    summaries = [summarise(arm, groups[arm]) for arm in arms if arm in graded]
     console = wide_console()
+    for arm in arms:
+        if groups[arm] and arm not in graded:
+            console.print(
+                f"{arm.label}, block {arm.block_length}: no answer could be graded, so it is left out", style="red"
+            )
     if summaries:
         comparison = compare(summaries, {arm: groups[arm] for arm in groups})
         run_dir.evaluation_path.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,8 @@ def wilson(num_right: float, num: int) -> Interval:
     share, z2 = num_right / num, _Z**2
     centre = (share + z2 / (2 * num)) / (1 + z2 / num)
     half = _Z / (1 + z2 / num) * np.sqrt(share * (1 - share) / num + z2 / (4 * num**2))
-    return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+    # Rounding must not push the interval past its own mean.
+    return Interval(share, min(share, max(0.0, float(centre - half))), max(share, min(1.0, float(centre + half))))
 
 
 def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> Interval:

@@ -16,7 +16,7 @@ from rollout_workers.tasks import Split
 
 def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "evaluation") -> list[Arm]:
     """Every heuristic at every parameter and block length; bad names, values and blocks are UserErrors."""
-    blocks = config.block_lengths or tuple(n for n in range(1, canvas_length + 1) if canvas_length % n == 0 and n >= 8)
+    blocks = config.block_lengths or _halves(canvas_length)
     for block in blocks:
         check_block_length(block, canvas_length, f"{key}.block_lengths")
     arms: list[Arm] = []
@@ -29,6 +29,14 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
                 raise UserError(f"config key '{key}.heuristics.{name}': {error}") from error
             arms.extend(Arm(name, float(value), block, HEURISTICS[name].is_random) for block in blocks)
     return arms
+
+
+def _halves(canvas_length: int) -> tuple[int, ...]:
+    """The canvas length, its half, its quarter, ... as long as these come out even and are no shorter than 4."""
+    blocks = [canvas_length]
+    while blocks[-1] % 2 == 0 and blocks[-1] // 2 >= 4:
+        blocks.append(blocks[-1] // 2)
+    return tuple(blocks)
 
 
 def learned_arm(block_length: int) -> Arm:

@@ -59,6 +59,7 @@ def restore_trainer(trainer: Trainer, files: dict[str, bytes], *, where: str) ->
     tensors = load(files[OPTIMIZER_FILE])
     trainer.num_optimizer_steps = int(tensors.pop("num_optimizer_steps"))
     state = trainer.optimizer.state_dict()
+    state["state"] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state["state"].setdefault(int(index), {})[name] = value

@@ -40,7 +40,8 @@ class PolicyConfig:
         """Checks between fields; `where` is the section's dotted name."""
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
-                f"config key '{where}.hidden_size' is {self.hidden_size}; allowed: a multiple of 2 * num_heads = {2 * self.num_heads}"
+                f"config key '{where}.hidden_size' is {self.hidden_size}; "
+                f"allowed: a multiple of 2 * num_heads = {2 * self.num_heads}"
             )
         if self.time_embed_size % 2:
             raise ValueError(f"config key '{where}.time_embed_size' is {self.time_embed_size}; allowed: an even number")

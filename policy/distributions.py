@@ -83,7 +83,10 @@ class BernoulliArgmax(Bernoulli):
         is_argmax_N = (committed_NL == self._argmax(logits_NL, eligible_NL)).all(1) & eligible_NL.any(1)
         # Masked before logaddexp so that rows outside the branch pass no gradient through it.
         forced_N = torch.where(is_argmax_N, nothing_N, torch.full_like(nothing_N, -torch.inf))
-        return torch.where(is_argmax_N, torch.logaddexp(natural_N, forced_N), natural_N)
+        # Nothing is never the outcome where something was eligible; the argmax took its probability.
+        is_empty_N = eligible_NL.any(1) & ~(committed_NL & eligible_NL).any(1)
+        log_prob_N = torch.where(is_argmax_N, torch.logaddexp(natural_N, forced_N), natural_N)
+        return log_prob_N.masked_fill(is_empty_N, -torch.inf)
 
     @staticmethod
     def _argmax(logits_NL: Tensor, eligible_NL: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
-_UNIFORM_BITS = 24
+_UNIFORM_BITS = 23
+"""With half a unit added every value is exact in float32, so neither 0 nor 1 can come out."""
 
 
 class Stream(IntEnum):
@@ -54,9 +55,10 @@ def uniforms(keys_B: Tensor, steps_B: Tensor, num_positions: int, stream: Stream
         stream: which independent stream.
 
     Returns:
-        `[B, L]` float32, a multiple of 2**-24 plus half of one.
+        `[B, L]` float32, a multiple of 2**-23 plus half of one.
     """
-    row_B = _mix(_mix(keys_B + _GOLDEN * int(stream)) + _GOLDEN * (steps_B + 1))
-    position_L = _GOLDEN * (torch.arange(num_positions, device=keys_B.device) + 1)
+    golden = torch.tensor(_GOLDEN, device=keys_B.device)  # a tensor, so that products wrap instead of overflowing
+    row_B = _mix(_mix(keys_B + golden * int(stream)) + golden * (steps_B + 1))
+    position_L = golden * (torch.arange(num_positions, device=keys_B.device) + 1)
     bits_BL = _shift_right(_mix(row_B.unsqueeze(1) + position_L), 64 - _UNIFORM_BITS)
-    return (bits_BL.to(torch.float64) + 0.5).mul_(2.0**-_UNIFORM_BITS).to(torch.float32)
+    return (bits_BL.float() + 0.5).mul_(2.0**-_UNIFORM_BITS)

@@ -29,7 +29,15 @@ def fingerprint(config: PolicyConfig) -> str:
 def to_bytes(network: ConfidenceDiT) -> bytes:
     """The network's weights and architecture."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    return save(tensors, {"format": FORMAT, "policy": json.dumps(asdict(network.config))})
+    return _sorted_header(save(tensors, {"format": FORMAT, "policy": json.dumps(asdict(network.config))}))
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """The same file with its header in a fixed order: safetensors writes metadata in a random one, and checksums name weights."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
 def from_bytes(data: bytes, *, where: str) -> ConfidenceDiT:

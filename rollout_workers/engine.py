@@ -114,13 +114,10 @@ class Engine:
         return Decoded(submitted, steps, offsets, stats)
 
     def _admit(self, rows: LiveRows, scheduler: Scheduler) -> bool:
-        """Fills the free slots; False when nothing is live any more. Canvases that are clean on arrival leave at once."""
+        """Fills the free slots; False when nothing is live any more. Rows that are done on arrival leave at once."""
         while arrivals := scheduler.admit(len(rows)):
-            num_live = len(rows)
             rows.admit(arrivals)
-            mask_id = self._model.spec.mask_id
-            clean = [i for i, sequence in enumerate(arrivals, start=num_live) if mask_id not in sequence.canvas_ids]
-            rows.retire(dict.fromkeys(clean, SequenceStatus.CLEAN))
+            rows.retire(self._ended(rows))
         return len(rows) > 0
 
     def _step(self, rows: LiveRows, recorder: _Recorder | None) -> None:

@@ -14,6 +14,9 @@ class DllmTokenizer:
     """A Hugging Face tokenizer with the canvas conventions of this project."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        for name in ("eos_token", "mask_token"):
+            if getattr(tokenizer, name) is None:
+                raise ValueError(f"the tokenizer has no {name}")
         self._tokenizer = tokenizer
         self.eos_id = int(tokenizer.eos_token_id)
         self.mask_id = int(tokenizer.mask_token_id)

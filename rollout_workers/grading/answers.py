@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_INTEGER = re.compile(r"[+-]?\d+")
+_ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_INTEGER = re.compile(r"[+-]?\d{1,100}")
 
 
 class GradeKind(StrEnum):

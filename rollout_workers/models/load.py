@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -17,7 +18,9 @@ from rollout_workers.tokenizer import DllmTokenizer
 
 TINY = "tiny"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
+SELF_CHECK_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float64": 1e-9}
+"""How far padding may move a confidence: rounding only."""
+_REQUIRED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 def model_folder(name: str) -> Path:
@@ -26,21 +29,36 @@ def model_folder(name: str) -> Path:
 
 
 def load_tokenizer(name: str) -> DllmTokenizer:
-    """The tokenizer of a model folder."""
+    """The tokenizer of a model folder; its mask and end-of-text ids must be those of the config."""
     folder = model_folder(name)
-    _check_folder(folder)
-    return DllmTokenizer.from_folder(folder)
+    config = _check_folder(folder)
+    try:
+        tokenizer = DllmTokenizer.from_folder(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"model folder '{folder}': its tokenizer cannot be loaded ({_one_line(error)})") from error
+    for key, found in (("mask_token_id", tokenizer.mask_id), ("eos_token_id", tokenizer.eos_id)):
+        if config[key] != found:
+            raise ModelError(f"model folder '{folder}': config.json says {key} is {config[key]}, its tokenizer {found}")
+    return tokenizer
 
 
 def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> FrozenDLLM:
-    """The frozen model of a folder; raises `ModelError` when it is missing, torn, of another kind or fails its self-check."""
+    """The frozen model of a folder; `ModelError` when it is missing, torn, of another kind or fails its self-check."""
     folder = model_folder(name)
     config = _check_folder(folder)
     try:
         model = _load_llama(folder, config, DTYPES[dtype], device)
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"model folder '{folder}': model.safetensors cannot be loaded ({reason})") from error
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        AssertionError,
+        StrictDataclassError,
+    ) as error:
+        # transformers and torch report a config or tensors that do not fit in all these ways.
+        raise ModelError(f"model folder '{folder}' cannot be loaded: {_one_line(error)}") from error
     spec = ModelSpec(
         name=name,
         mask_id=config["mask_token_id"],
@@ -49,14 +67,18 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> Fro
         vocabulary_size=config["vocab_size"],
     )
     adapter = LlamaDLLM(model, spec)
-    self_check(adapter)
+    self_check(adapter, tolerance=SELF_CHECK_TOLERANCE[dtype])
     return adapter
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def check_model(name: str) -> None:
     """Refuses (`ModelError`) a folder that is missing, incomplete or torn, without loading any weights."""
     folder = model_folder(name)
-    _check_folder(folder)
+    load_tokenizer(name)
     try:
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             num_tensors = len(file.keys())
@@ -79,14 +101,20 @@ def _check_folder(folder: Path) -> dict[str, int]:
         config = json.loads((folder / "config.json").read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"model folder '{folder}': config.json is not valid JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"model folder '{folder}': config.json holds a {type(config).__name__}; needed: an object")
     if config.get("model_type") != "llama":
         raise ModelError(f"model folder '{folder}': model_type is {config.get('model_type')!r}; allowed: 'llama'")
-    for key in ("mask_token_id", "eos_token_id", "pad_token_id", "vocab_size"):
-        if not isinstance(config.get(key), int):
+    for key in ("vocab_size", "mask_token_id", "eos_token_id", "pad_token_id"):
+        if isinstance(config.get(key), bool) or not isinstance(config.get(key), int):
             raise ModelError(
                 f"model folder '{folder}': config.json says {key} is {config.get(key)!r}; needed: an integer"
             )
-    assert isinstance(config, dict)
+        if key != "vocab_size" and not 0 <= config[key] < config["vocab_size"]:
+            raise ModelError(
+                f"model folder '{folder}': config.json says {key} is {config[key]}; "
+                f"needed: an id below vocab_size = {config['vocab_size']}"
+            )
     return config
 
 
@@ -97,19 +125,14 @@ def _load_llama(folder: Path, config: dict[str, int], dtype: torch.dtype, device
     # Strict and by assignment: an absent, extra or misshapen tensor raises and names itself.
     model.load_state_dict(tensors, strict=True, assign=True)
     # Buffers are not in the file; rotary frequencies are made again on a real device.
-    rotary = type(model.model.rotary_emb)(model.config)
-    model.model.rotary_emb = rotary
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
     return model
 
 
 @torch.no_grad()
-def self_check(model: FrozenDLLM, *, tolerance: float = 1e-3) -> None:
+def self_check(model: FrozenDLLM, *, tolerance: float) -> None:
     """Fails by name when a row's prediction depends on padding or the mask id can be predicted."""
     spec, device = model.spec, model.device
-    if not 0 <= spec.mask_id < spec.vocabulary_size:
-        raise ModelError(
-            f"model '{spec.name}': mask id {spec.mask_id} lies outside its vocabulary of {spec.vocabulary_size}"
-        )
     canvas_BL = torch.full((1, 8), spec.mask_id, device=device)
     wanted_BL = torch.ones(1, 8, dtype=torch.bool, device=device)
     prompt_BP = (torch.arange(6, device=device) % spec.vocabulary_size).unsqueeze(0)

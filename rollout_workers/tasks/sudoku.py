@@ -49,7 +49,10 @@ class Sudoku:
         return Example(id=example_id, prompt=prompt, answer=f"{puzzle} {solution}", template=template)
 
     def grade(self, example: Example, text: str) -> Grade:
-        """`score` is the share of originally empty cells that are right; only a whole grid is `CORRECT`."""
+        """`CORRECT` is the solution, or any valid grid with the puzzle's givens (puzzles of others may have several).
+
+        For other grids `score` is the share of originally empty cells that agree with the solution, below 1.
+        """
         puzzle, solution = example.answer.split()
         answer = last_answer(text)
         if answer is None:
@@ -57,7 +60,7 @@ class Sudoku:
         digits = "".join(ch for ch in answer if ch.isdigit())
         if len(digits) != CELLS:
             return Grade(GradeKind.UNPARSABLE, 0.0, digits)
-        if digits == solution:
+        if digits == solution or is_solution(puzzle, digits):
             return Grade(GradeKind.CORRECT, 1.0, digits)
         empty = [i for i in range(CELLS) if puzzle[i] == EMPTY]
         share = sum(digits[i] == solution[i] for i in empty) / len(empty)
@@ -121,6 +124,11 @@ def count_solutions(puzzle: str) -> int:
         if value != EMPTY:
             agreeing &= grids_with.get((cell, value), 0)
     return agreeing.bit_count()
+
+
+def is_solution(puzzle: str, grid: str) -> bool:
+    """Whether `grid` is a completed grid that keeps the givens of `puzzle`."""
+    return count_solutions(grid) == 1 and all(cell in (EMPTY, value) for cell, value in zip(puzzle, grid, strict=True))
 
 
 def draw_puzzle(rng: random.Random, split: Split, *, num_givens: int) -> tuple[str, str]:

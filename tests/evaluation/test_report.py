@@ -28,9 +28,20 @@ def records_of(arm: Arm, *, accuracy: float, nfe: int, num: int = 20) -> list[Ex
         is_right = i < accuracy * num
         found.append(
             ExampleRecord(
-                arm.sampler, arm.parameter, arm.block_length, 0, f"sudoku/test/{i:02}", "correct" if is_right else "wrong",
-                float(is_right), nfe, is_right * (24 - nfe + 1) / 24, "clean", 0, "7", "text",
-            )  # fmt: skip
+                arm.sampler,
+                arm.parameter,
+                arm.block_length,
+                0,
+                f"sudoku/test/{i:02}",
+                "correct" if is_right else "wrong",
+                float(is_right),
+                nfe,
+                is_right * (24 - nfe + 1) / 24,
+                "clean",
+                0,
+                "7",
+                "text",
+            )
         )
     return found
 
@@ -54,7 +65,9 @@ def rows_of(table) -> list[list[str]]:
 
 def write(path, *, records=RECORDS, arms=ARMS, alpha: float = 1.0) -> RunDir:
     run_dir = RunDir(path)
-    write_results(run_dir, records, arms, alpha=alpha, canvas_length=24, history=HISTORY, policy_name="checkpoints/best")
+    write_results(
+        run_dir, records, arms, alpha=alpha, canvas_length=24, history=HISTORY, policy_name="checkpoints/best"
+    )
     return run_dir
 
 
@@ -107,7 +120,11 @@ def test_all_files_tell_the_same_numbers(tmp_path, capsys):
         assert int(line["num_examples"]) == entry["num_examples"] == 20
         for name in ("accuracy", "nfe", "reward"):
             interval = getattr(summary, name)
-            assert float(line[name]) == pytest.approx(entry[name]["mean"], abs=1e-6) == pytest.approx(interval.mean, abs=1e-6)
+            assert (
+                float(line[name])
+                == pytest.approx(entry[name]["mean"], abs=1e-6)
+                == pytest.approx(interval.mean, abs=1e-6)
+            )
             assert float(line[f"{name}_low"]) == pytest.approx(entry[name]["low"], abs=1e-6)
             assert float(line[f"{name}_high"]) == pytest.approx(entry[name]["high"], abs=1e-6)
     printed = " ".join(capsys.readouterr().out.split())
@@ -151,5 +168,10 @@ def test_an_arm_whose_grader_always_failed_does_not_stop_the_report(tmp_path):
 def test_the_breakdown_adds_up():
     table = breakdown_table(HISTORY)
     rows = rows_of(table)
-    assert rows == [["forward", "11.0", "78.6%"], ["learner", "3.0", "21.4%"], ["total", "14.0", "100.0%"]]
+    names = [row[0] for row in rows]
+    states, total = rows[: names.index("total")], rows[names.index("total")]
+    assert total[1:] == ["14.0", "100.0%"]
+    assert sum(float(row[1]) for row in states) == pytest.approx(14.0)
+    assert [row[1] for row in states if float(row[1])] == ["11.0", "3.0"]
+    assert [row[2] for row in states if float(row[1])] == ["78.6%", "21.4%"]
     Console(quiet=True).print(table)

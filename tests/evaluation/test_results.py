@@ -32,7 +32,13 @@ def make_record(index: int = 0, **values) -> ExampleRecord:
 
 @pytest.mark.parametrize(
     ("right", "num", "low", "high"),
-    [(8, 10, 0.4902, 0.9433), (50, 100, 0.4038, 0.5962), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 1, 0.2065, 1.0)],
+    [
+        (8, 10, 0.4902, 0.9433),
+        (50, 100, 0.4038, 0.5962),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (1, 1, 0.2065, 1.0),
+    ],
 )
 def test_wilson_against_published_values(right, num, low, high):
     got = wilson(right, num)
@@ -94,7 +100,11 @@ def test_an_example_with_more_seeds_counts_no_more_than_another():
 
 
 def test_grader_errors_are_counted_apart():
-    records = [make_record(0), make_record(1, grade="wrong", reward=0.0), make_record(2, grade="grader_error", nfe=999, reward=0.0)]
+    records = [
+        make_record(0),
+        make_record(1, grade="wrong", reward=0.0),
+        make_record(2, grade="grader_error", nfe=999, reward=0.0),
+    ]
     summary = summarise(ARM, records)
     assert (summary.num_examples, summary.num_grader_errors) == (2, 1)
     assert summary.accuracy.mean == 0.5
@@ -131,7 +141,11 @@ class TestRecordFile:
         assert file.read() == []
         file.append([make_record(0), make_record(1, parameter=None, text="line\nbreak “quoted”")])
         file.append([make_record(2, reward=1 / 3)])
-        assert file.read() == [make_record(0), make_record(1, parameter=None, text="line\nbreak “quoted”"), make_record(2, reward=1 / 3)]
+        assert file.read() == [
+            make_record(0),
+            make_record(1, parameter=None, text="line\nbreak “quoted”"),
+            make_record(2, reward=1 / 3),
+        ]
 
     @pytest.mark.parametrize("num_lost", [1, 2, 30])
     def test_a_torn_last_line_is_dropped_and_the_next_append_is_whole(self, tmp_path, num_lost):

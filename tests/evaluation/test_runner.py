@@ -40,7 +40,10 @@ def test_deterministic_arms_run_once_and_random_ones_per_seed(tmp_path):
 def test_leases_carry_their_arms(tmp_path):
     pool = FakePool()
     run(pool, tmp_path)
-    specs = {(lease.unmasker.heuristic, lease.unmasker.parameter, lease.weight_version, lease.block_length) for lease in pool.leases}
+    specs = {
+        (lease.unmasker.heuristic, lease.unmasker.parameter, lease.weight_version, lease.block_length)
+        for lease in pool.leases
+    }
     # Heuristics do not depend on the trained weights, so their noise must not either.
     assert specs == {("threshold", 0.9, 0, 24), ("random", 2.0, 0, 12), (None, None, 7, 24)}
     for lease in pool.leases:
@@ -51,7 +54,9 @@ def test_leases_carry_their_arms(tmp_path):
 def test_records_belong_to_the_arm_and_example_that_made_them(tmp_path):
     records = run(FakePool(), tmp_path)
     assert {record.example_id for record in records} == {f"sudoku/test/{i}" for i in range(10)}
-    assert {(r.sampler, r.parameter, r.block_length) for r in records} == {(a.sampler, a.parameter, a.block_length) for a in ARMS}
+    assert {(r.sampler, r.parameter, r.block_length) for r in records} == {
+        (a.sampler, a.parameter, a.block_length) for a in ARMS
+    }
     for record in records:
         assert record.reward == pytest.approx(record.score / record.nfe)
         assert record.grade == ("correct" if record.score else "wrong")
@@ -143,7 +148,9 @@ class TestHeuristicArms:
 
     @pytest.mark.parametrize("block", [7, 48, 23])
     def test_blocks_that_do_not_divide_the_canvas(self, block):
-        with pytest.raises(UserError, match=rf"'evaluation.block_lengths' is {block}; .*24.*\[1, 2, 3, 4, 6, 8, 12, 24\]"):
+        with pytest.raises(
+            UserError, match=rf"'evaluation.block_lengths' is {block}; .*24.*\[1, 2, 3, 4, 6, 8, 12, 24\]"
+        ):
             heuristic_arms(EvaluationConfig(block_lengths=(24, block), heuristics={"threshold": (0.5,)}), 24)
 
 

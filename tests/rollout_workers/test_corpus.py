@@ -25,7 +25,7 @@ def equal(one: Batch, other: Batch) -> bool:
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def shares(monkeypatch):
     """Sets how often each kind of mask is drawn."""
 
@@ -101,7 +101,8 @@ class TestBatches:
                 for start in range(0, L, length)
                 if not any(row[:start]) and all(row[start + length :])
             ]
-            assert fits, row
+            # A row whose block drew no mask at all gets one anywhere.
+            assert fits or sum(row) == 1, row
             partly += any(any(row[s : s + n]) and not all(row[s : s + n]) for n, s in fits)
         assert partly > B // 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -175,7 +177,7 @@ def test_committed_tokens_never_change_between_passes():
     decode([sequence], make_heuristic("random", 2), model=model, token_temperature=1.0)
     canvases_TL = np.array([call.canvas_BL[0].numpy() for call in model.calls] + [sequence.tokens_L])
     assert len(canvases_TL) == 7
-    for before_L, after_L in zip(canvases_TL, canvases_TL[1:], strict=False):
+    for before_L, after_L in pairwise(canvases_TL):
         written_L = before_L != MASK_ID
         assert (after_L[written_L] == before_L[written_L]).all()
         assert (after_L == MASK_ID).sum() == (before_L == MASK_ID).sum() - 2
@@ -258,7 +260,7 @@ def test_recorded_log_probs_score_again_to_the_same(dtype, policy_settings):
     with torch.no_grad():
         log_prob_N, entropy_N = score_steps(unmasker.network, unmasker.distribution, decoded.steps)
     assert len(log_prob_N) == sum(sequence.nfe for sequence in sequences)
-    assert (np.exp(log_prob_N.numpy() - decoded.steps.log_prob_N) - 1).__abs__().max() < 1e-4
+    assert np.abs(np.exp(log_prob_N.numpy() - decoded.steps.log_prob_N) - 1).max() < 1e-4
     assert (decoded.steps.log_prob_N <= 1e-6).all()
     assert (entropy_N >= 0).all()
 

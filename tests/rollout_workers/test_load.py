@@ -22,7 +22,7 @@ from tests.fakes.models import EOS_ID, MASK_ID, HashModel, PaddingLeaker, random
 SMALL = Recipe(hidden_size=16, num_layers=1, num_heads=2, feed_forward_size=16)
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path) -> Path:
     """A small good model folder."""
     path = tmp_path / "model"

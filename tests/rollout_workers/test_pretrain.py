@@ -9,12 +9,18 @@ import torch
 
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.models.tiny.corpus import Corpus
-from rollout_workers.models.tiny.pretrain import Pretraining, Recipe, build_model, learning_rate_share
+from rollout_workers.models.tiny.pretrain import (
+    Pretraining,
+    Recipe,
+    build_model,
+    cut_layers,
+    learning_rate,
+)
 from rollout_workers.models.tiny.vocabulary import build_tokenizer
 
 RECIPE = Recipe(
-    num_steps=6, hidden_size=16, num_layers=1, num_heads=2, feed_forward_size=16, arithmetic_rows=3, sudoku_rows=3,
-    learning_rate=0.5, seed=4,
+    num_steps=4, num_shallow_steps=2, hidden_size=16, num_layers=2, num_shallow_layers=1, num_heads=2, feed_forward_size=16,
+    shallow_feed_forward_size=24, arithmetic_rows=3, sudoku_rows=3, learning_rate=0.5, shallow_learning_rate=0.5, seed=4,
 )  # fmt: skip
 CORPUS = Corpus(build_tokenizer(), seed=RECIPE.seed)
 
@@ -26,10 +32,12 @@ def train(training: Pretraining, num_steps: int) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in training.model.state_dict().items()}
 
 
-def test_three_and_three_steps_are_bitwise_six(tmp_path):
+@pytest.mark.parametrize("stop", [3, 4, 5])
+def test_interrupted_and_resumed_is_bitwise_uninterrupted(tmp_path, stop):
+    # 4 steps of the deep stage and 2 of the shallow one; the stops lie before, at and after the change.
     whole = train(Pretraining(RECIPE, tmp_path / "whole"), 6)
     first = Pretraining(RECIPE, tmp_path / "cut")
-    train(first, 2)
+    train(first, stop - 1)
     first.save()
     train(first, 1)
     first.save()
@@ -37,12 +45,21 @@ def test_three_and_three_steps_are_bitwise_six(tmp_path):
     train(first, 1)  # lost with the process
     second = Pretraining(RECIPE, tmp_path / "cut")
     second.resume()
-    assert second.step == 3
-    resumed = train(second, 3)
-    fresh = build_model(RECIPE).state_dict()
+    assert second.step == stop
+    resumed = train(second, 6 - stop)
+    fresh = build_model(RECIPE, shallow=True).state_dict()
+    assert whole.keys() == resumed.keys() == fresh.keys()
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
         assert not torch.equal(value, fresh[name]) or value.numel() == 1, name
+
+
+def test_cutting_layers_keeps_what_the_leading_layers_compute():
+    deep, shallow = build_model(RECIPE, shallow=False), build_model(replace(RECIPE, seed=9), shallow=True)
+    cut_layers(deep, shallow)
+    deep.model.layers = deep.model.layers[:1]
+    tokens = torch.arange(12).unsqueeze(0)
+    assert torch.allclose(deep(tokens).logits, shallow(tokens).logits, atol=1e-5)
 
 
 def test_a_state_of_another_recipe_is_refused(tmp_path):
@@ -60,9 +77,11 @@ def test_the_exported_folder_loads_as_the_trained_model(tmp_path):
     assert load_tokenizer(str(folder)).mask_id == loaded.spec.mask_id
 
 
-def test_the_learning_rate_warms_up_and_falls():
-    shares = [learning_rate_share(step, 1000) for step in range(1000)]
-    assert shares[0] < 0.01
-    assert max(shares) == pytest.approx(1.0)
-    assert shares[200:] == sorted(shares[200:], reverse=True)
-    assert shares[-1] == pytest.approx(0.05, abs=1e-3)
+def test_the_learning_rate_warms_up_and_falls_in_each_stage():
+    recipe = Recipe(num_steps=1000, num_shallow_steps=600, learning_rate=1.0, shallow_learning_rate=0.5)
+    rates = [learning_rate(recipe, step) for step in range(recipe.total_steps)]
+    for stage, peak in ((rates[:1000], 1.0), (rates[1000:], 0.5)):
+        assert stage[0] < 0.01
+        assert max(stage) == pytest.approx(peak)
+        assert stage[200:] == sorted(stage[200:], reverse=True)
+        assert stage[-1] == pytest.approx(0.05 * peak, abs=1e-3)

@@ -1,6 +1,9 @@
 """Trains the tiny dLLM from scratch: `python -m rollout_workers.models.tiny.pretrain --output DIR`.
 
-Masked diffusion training in the plain form: cross-entropy averaged over the masked positions of the canvas (no 1/t weight).
+Masked diffusion training in the plain form: cross-entropy averaged over the masked positions of the canvas (no 1/t weight), in
+two stages. Three layers learn the tasks; then the last layer is dropped and the rest trained on. A deep tiny network looks several
+steps of a chain ahead in one pass, which real dLLMs on real problems do not; with two layers the order of unmasking matters.
+
 Resumable: the state is saved every `--save-every` steps, and the same command goes on from it to the same weights.
 """
 
@@ -34,19 +37,28 @@ class Recipe:
     """Everything the weights depend on."""
 
     num_steps: int = 5000
+    """Of the first stage."""
+    num_shallow_steps: int = 1500
     hidden_size: int = 128
-    num_layers: int = 3
     num_heads: int = 4
+    num_layers: int = 3
+    num_shallow_layers: int = 2
     feed_forward_size: int = 320
+    shallow_feed_forward_size: int = 512
     arithmetic_rows: int = 96
     sudoku_rows: int = 48
     learning_rate: float = 2e-3
+    shallow_learning_rate: float = 1e-3
     weight_decay: float = 0.05
     seed: int = 0
 
+    @property
+    def total_steps(self) -> int:
+        return self.num_steps + self.num_shallow_steps
 
-def build_model(recipe: Recipe) -> LlamaForCausalLM:
-    """A freshly initialised model of the recipe's size, with the tokenizer's ids in its config."""
+
+def build_model(recipe: Recipe, *, shallow: bool) -> LlamaForCausalLM:
+    """A freshly initialised model of one of the recipe's sizes, with the tokenizer's ids in its config."""
     tokenizer = build_tokenizer()
     torch.manual_seed(recipe.seed)
     return bidirectional_llama(
@@ -54,8 +66,8 @@ def build_model(recipe: Recipe) -> LlamaForCausalLM:
             {
                 "vocab_size": len(tokenizer),
                 "hidden_size": recipe.hidden_size,
-                "intermediate_size": recipe.feed_forward_size,
-                "num_hidden_layers": recipe.num_layers,
+                "intermediate_size": recipe.shallow_feed_forward_size if shallow else recipe.feed_forward_size,
+                "num_hidden_layers": recipe.num_shallow_layers if shallow else recipe.num_layers,
                 "num_attention_heads": recipe.num_heads,
                 "num_key_value_heads": recipe.num_heads,
                 "max_position_embeddings": 256,
@@ -80,12 +92,25 @@ def batch_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[torch.Tensor, flo
     return F.cross_entropy(logits, target), float((logits.argmax(-1) == target).float().mean())
 
 
-def learning_rate_share(step: int, num_steps: int) -> float:
-    """Linear warm-up, then a cosine down to `FINAL_LR_SHARE`."""
+def cut_layers(deep: LlamaForCausalLM, shallow: LlamaForCausalLM) -> None:
+    """Copies the leading layers of `deep` into `shallow`; feed-forward units it has more of start without effect."""
+    source = deep.state_dict()
+    for name, target in shallow.state_dict().items():
+        value = source[name]
+        if name.endswith("mlp.down_proj.weight"):
+            target.zero_()
+        target[tuple(slice(size) for size in value.shape)] = value
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """In each stage a linear warm-up, then a cosine down to `FINAL_LR_SHARE`."""
+    peak, stage_steps = recipe.learning_rate, recipe.num_steps
+    if step >= recipe.num_steps:
+        peak, stage_steps, step = recipe.shallow_learning_rate, recipe.num_shallow_steps, step - recipe.num_steps
     if step < WARMUP_STEPS:
-        return (step + 1) / WARMUP_STEPS
-    progress = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)
-    return FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+        return peak * (step + 1) / WARMUP_STEPS
+    progress = (step - WARMUP_STEPS) / max(1, stage_steps - WARMUP_STEPS)
+    return peak * (FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 class Pretraining:
@@ -94,16 +119,29 @@ class Pretraining:
     def __init__(self, recipe: Recipe, output: Path) -> None:
         self.recipe = recipe
         self.output = output
-        self.model = build_model(recipe)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-        )
         self.step = 0
+        self.model = build_model(recipe, shallow=False)
+        self.optimizer = self._new_optimizer()
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.recipe.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=self.recipe.weight_decay,
+        )
+
+    def _start_shallow_stage(self) -> None:
+        deep, self.model = self.model, build_model(self.recipe, shallow=True)
+        cut_layers(deep, self.model)
+        self.optimizer = self._new_optimizer()
 
     def train_step(self, corpus: Corpus) -> dict[str, float]:
         """One optimiser step on one batch of each task."""
+        if self.step == self.recipe.num_steps:
+            self._start_shallow_stage()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * learning_rate_share(self.step, self.recipe.num_steps)
+            group["lr"] = learning_rate(self.recipe, self.step)
         chains = corpus.arithmetic(self.step, batch_size=self.recipe.arithmetic_rows)
         loss, chain_accuracy = batch_loss(self.model, chains)
         puzzles = corpus.sudoku(self.step, batch_size=self.recipe.sudoku_rows)
@@ -144,6 +182,9 @@ class Pretraining:
                 f"{self.output} holds a run of another recipe: {record['recipe']}; choose another --output"
             )
         tensors = load_file(self.output / record["weights"])
+        self.step = record["step"]
+        if self.step > self.recipe.num_steps:
+            self._start_shallow_stage()
         prefix = "model."
         self.model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         optimizer_state = self.optimizer.state_dict()
@@ -152,7 +193,6 @@ class Pretraining:
                 _, index, field = name.split(".")
                 optimizer_state["state"].setdefault(int(index), {})[field] = value
         self.optimizer.load_state_dict(optimizer_state)
-        self.step = record["step"]
 
     def export(self) -> Path:
         """Writes the model and its tokenizer in the Hugging Face folder format."""
@@ -164,9 +204,9 @@ class Pretraining:
 
 def _progress_line(training: Pretraining, averages: dict[str, float], started: float, first_step: int) -> str:
     elapsed = time.monotonic() - started
-    left = elapsed / max(1, training.step - first_step) * (training.recipe.num_steps - training.step)
+    left = elapsed / max(1, training.step - first_step) * (training.recipe.total_steps - training.step)
     figures = " ".join(f"{name} {value:.4f}" for name, value in averages.items())
-    return f"step {training.step}/{training.recipe.num_steps} {figures} elapsed {elapsed / 60:.1f} min ETA {left / 60:.1f} min"
+    return f"step {training.step}/{training.recipe.total_steps} {figures} elapsed {elapsed / 60:.1f} min ETA {left / 60:.1f} min"
 
 
 def main() -> None:
@@ -183,7 +223,7 @@ def main() -> None:
         training.resume()
     corpus = Corpus(build_tokenizer(), seed=training.recipe.seed)
     started, first_step, window = time.monotonic(), training.step, []
-    while training.step < training.recipe.num_steps:
+    while training.step < training.recipe.total_steps:
         window.append(training.train_step(corpus))
         if training.step % 50 == 0:
             averages = {name: sum(row[name] for row in window) / len(window) for name in window[0]}

@@ -108,8 +108,8 @@ def test_a_trained_network_sees_mask_and_time_and_the_block_only_where_told_to(s
 
 def naive_bfloat16(x: Array) -> Array:
     bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
-    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-    return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
 def naive_forward(network: ConfidenceDiT, masked: Tensor, eligible: Tensor, confidences: Tensor, time: Tensor) -> Array:
@@ -149,8 +149,8 @@ def naive_forward(network: ConfidenceDiT, masked: Tensor, eligible: Tensor, conf
         return np.concatenate([c, 0.25 * np.log(clamped / (1 - clamped))])
 
     def row(m: list[bool], e: list[bool], c: Array, t: float) -> Array:
-        h = linear("time_mlp.0", embed(t))
-        clock = linear("time_mlp.2", h / (1 + np.exp(-h)))
+        inner = linear("time_mlp.0", embed(t))
+        clock = linear("time_mlp.2", inner / (1 + np.exp(-inner)))
         length = len(m)
         index = [int(a) + (int(b) if config.see_block else 0) for a, b in zip(m, e, strict=True)]
         condition = [weights["mask_embedding.weight"][i] + clock for i in index]

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.config import build, to_dict
+from cluster.errors import ExitCode, UserError
+from learner.config import RESULT_NEUTRAL, RunConfig
+from learner.main import main, presets, resolve
+
+
+def refusal(*settings: str) -> str:
+    with pytest.raises(UserError) as caught:
+        resolve(settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_every_preset_builds_and_is_listed_by_its_file_name() -> None:
+    folder = Path(__file__).parents[2] / "learner" / "presets"
+    assert presets() == sorted(path.stem for path in folder.glob("*.yaml"))
+    assert "tiny" in presets()
+    runs = {name: resolve([name]) for name in presets()}
+    assert len({run.run_dir for run in runs.values()}) == len(runs), "presets must not share a run directory"
+    for run in runs.values():
+        assert build(RunConfig, to_dict(run)) == run
+
+
+def test_nothing_given_is_the_tiny_preset() -> None:
+    assert resolve([]) == resolve(["tiny"])
+
+
+def test_overrides_are_applied_from_left_to_right_wherever_they_stand() -> None:
+    config = resolve(["seed=1", "tiny", "learner.learning_rate=1e-3", "seed=5", "policy.see_block=false"])
+    assert (config.seed, config.learner.learning_rate, config.policy.see_block) == (5, 1e-3, False)
+    assert config.learner.num_steps == resolve(["tiny"]).learner.num_steps
+
+
+def test_a_file_is_a_configuration_too(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("task: sudoku\nlearner: {num_steps: 3}\n")
+    config = resolve([str(path), "learner.group_size=4"])
+    assert (config.task, config.learner.num_steps, config.learner.group_size) == ("sudoku", 3, 4)
+    path.write_text("")
+    assert resolve([str(path)]) == RunConfig()
+
+
+def test_an_unknown_preset_is_quoted_beside_the_known_ones() -> None:
+    message = refusal("tinny")
+    assert message.startswith("unknown preset 'tinny'; allowed: ")
+    assert all(name in message for name in presets())
+    assert ".yaml file" in message
+
+
+def test_two_sources_are_refused() -> None:
+    assert refusal("tiny", "seed=1", "other.yaml") == (
+        "two configurations given, 'tiny' and 'other.yaml'; allowed: one preset or file"
+    )
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.yaml"
+    assert str(missing) in refusal(str(missing))
+    assert str(tmp_path) in refusal(str(tmp_path))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("learner: {num_steps: [1\n")
+    assert str(broken) in refusal(str(broken))
+    broken.write_text("- a\n- b\n")
+    assert "allowed: a mapping" in refusal(str(broken))
+    broken.write_bytes(b"\xff\xfe\x00")
+    assert str(broken) in refusal(str(broken))
+
+
+@pytest.mark.parametrize(
+    ("override", "quoted", "allowed"),
+    [
+        ("=3", "'=3'", "key.path=value"),
+        ("learner.=3", "'learner.=3'", "key.path=value"),
+        (".seed=3", "'.seed=3'", "key.path=value"),
+        ("seed.x.y=3", "seed", ""),
+        ("learner.num_step=3", "'learner.num_step' (value 3); did you mean 'learner.num_steps'?", "num_steps"),
+        ("lerner.num_steps=3", "'lerner'", "learner"),
+        ("num_steps=3", "'num_steps' (value 3); did you mean 'learner.num_steps'?", "run_dir"),
+        ("learner.num_steps=many", "'learner.num_steps' is 'many' (str)", "an integer >= 0"),
+        ("learner.num_steps=1.5", "'learner.num_steps' is 1.5 (float)", "an integer >= 0"),
+        ("learner.num_steps=-1", "'learner.num_steps' is -1 (int)", "an integer >= 0"),
+        ("learner.group_size=1", "'learner.group_size' is 1 (int)", "an integer >= 2"),
+        ("learner.learning_rate=0", "'learner.learning_rate' is 0 (int)", "a number > 0"),
+        ("learner.learning_rate=.nan", "'learner.learning_rate' is nan (float)", "a number > 0"),
+        ("learner.clip_low=1.5", "'learner.clip_low' is 1.5 (float)", "a number > 0.0 and <= 1.0"),
+        ("learner.adam_beta2=1", "'learner.adam_beta2' is 1 (int)", "a number >= 0.0 and < 1.0"),
+        ("learner.advantage=gae", "'learner.advantage' is 'gae' (str)", "'mean', 'mean_std', 'leave_one_out'"),
+        ("learner.max_weight_lag=2", "'learner.max_weight_lag' is 2 (int)", "one of 0"),
+        ("learner=3", "'learner' is 3 (int)", "a section with any of"),
+        ("task=gsm", "'task' is 'gsm' (str)", "'arithmetic', 'sudoku'"),
+        ("seed=true", "'seed' is True (bool)", "an integer >= 0"),
+        ("policy.hidden_size=30", "'policy.hidden_size' is 30", "a multiple of 2 * num_heads = 4"),
+        ("policy.scope=all", "'policy.scope' is 'all' (str)", "'canvas'"),
+        ("reward.alpha=-1", "'reward.alpha' is -1 (int)", "a number >= 0.0"),
+        ("decode.eos=early", "'decode.eos' is 'early' (str)", "'full', 'stop'"),
+        ("evaluation.seeds=[]", "'evaluation.seeds' is []", "at least one seed"),
+        ("rollout.lease_groups=3", "'rollout.lease_groups' is 3", "a divisor of learner.prompts_per_step = 16"),
+        ("learner.prompts_per_step=5", "'rollout.lease_groups' is 2", "a divisor of learner.prompts_per_step = 5"),
+    ],
+)
+def test_a_mistaken_override_is_quoted_with_what_is_allowed(override: str, quoted: str, allowed: str) -> None:
+    message = refusal("tiny", override)
+    assert quoted in message
+    assert allowed in message.partition("allowed")[2]
+
+
+def test_every_result_neutral_key_exists() -> None:
+    for key in RESULT_NEUTRAL:
+        section = to_dict(RunConfig())
+        for name in key.split("."):
+            assert name in section
+            section = section[name]
+
+
+def test_a_dry_run_prints_the_resolved_whole_with_derived_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tiny", "learner.prompts_per_step=6", "learner.group_size=4", "learner.num_steps=5", "seed=3"]
+    assert main([*arguments, "--dry-run"]) == ExitCode.FINISHED
+    output = capsys.readouterr().out
+    assert build(RunConfig, yaml.safe_load(output)) == resolve(arguments)
+    derived = output.partition("# derived:")[2]
+    assert "6 prompts x 4 samples = 24" in derived
+    assert "leases per update: 3 of 8 rows" in derived
+    assert "5 updates x 2 iterations = 10" in derived
+    assert "training prompts: 30, rows: 120" in derived
+
+
+def test_a_mistake_ends_with_exit_code_two_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tiny", "learner.num_steps=many"]) == ExitCode.USER_ERROR
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: config key 'learner.num_steps' is 'many'")
+    assert output.err.count("\n") == 1
+
+
+def test_resolving_needs_neither_torch_nor_ray() -> None:
+    code = "import sys, learner.main as m; m.resolve(['tiny']); print(sorted({'torch', 'ray'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"

@@ -19,7 +19,7 @@ from rollout_workers.models.tiny.pretrain import (
 from rollout_workers.models.tiny.vocabulary import build_tokenizer
 
 RECIPE = Recipe(
-    num_steps=4, num_shallow_steps=2, hidden_size=16, num_layers=2, num_shallow_layers=1, num_heads=2, feed_forward_size=16,
+    num_steps=4, num_shallow_steps=1, num_shallow_cycles=2, hidden_size=16, num_layers=2, num_shallow_layers=1, num_heads=2, feed_forward_size=16,
     shallow_feed_forward_size=24, arithmetic_rows=3, sudoku_rows=3, learning_rate=0.5, shallow_learning_rate=0.5, seed=4,
 )  # fmt: skip
 CORPUS = Corpus(build_tokenizer(), seed=RECIPE.seed)
@@ -77,10 +77,12 @@ def test_the_exported_folder_loads_as_the_trained_model(tmp_path):
     assert load_tokenizer(str(folder)).mask_id == loaded.spec.mask_id
 
 
-def test_the_learning_rate_warms_up_and_falls_in_each_stage():
-    recipe = Recipe(num_steps=1000, num_shallow_steps=600, learning_rate=1.0, shallow_learning_rate=0.5)
+def test_the_learning_rate_warms_up_and_falls_in_each_cycle():
+    recipe = Recipe(
+        num_steps=1000, num_shallow_steps=600, num_shallow_cycles=2, learning_rate=1.0, shallow_learning_rate=0.5
+    )
     rates = [learning_rate(recipe, step) for step in range(recipe.total_steps)]
-    for stage, peak in ((rates[:1000], 1.0), (rates[1000:], 0.5)):
+    for stage, peak in ((rates[:1000], 1.0), (rates[1000:1600], 0.5), (rates[1600:], 0.5)):
         assert stage[0] < 0.01
         assert max(stage) == pytest.approx(peak)
         assert stage[200:] == sorted(stage[200:], reverse=True)

@@ -39,6 +39,8 @@ class Recipe:
     num_steps: int = 5000
     """Of the first stage."""
     num_shallow_steps: int = 1500
+    """Of each cycle of the second stage."""
+    num_shallow_cycles: int = 2
     hidden_size: int = 128
     num_heads: int = 4
     num_layers: int = 3
@@ -54,7 +56,7 @@ class Recipe:
 
     @property
     def total_steps(self) -> int:
-        return self.num_steps + self.num_shallow_steps
+        return self.num_steps + self.num_shallow_cycles * self.num_shallow_steps
 
 
 def build_model(recipe: Recipe, *, shallow: bool) -> LlamaForCausalLM:
@@ -103,10 +105,11 @@ def cut_layers(deep: LlamaForCausalLM, shallow: LlamaForCausalLM) -> None:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """In each stage a linear warm-up, then a cosine down to `FINAL_LR_SHARE`."""
+    """In the first stage and in each cycle of the second: a linear warm-up, then a cosine down to `FINAL_LR_SHARE`."""
     peak, stage_steps = recipe.learning_rate, recipe.num_steps
     if step >= recipe.num_steps:
-        peak, stage_steps, step = recipe.shallow_learning_rate, recipe.num_shallow_steps, step - recipe.num_steps
+        peak, stage_steps = recipe.shallow_learning_rate, recipe.num_shallow_steps
+        step = (step - recipe.num_steps) % recipe.num_shallow_steps
     if step < WARMUP_STEPS:
         return peak * (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / max(1, stage_steps - WARMUP_STEPS)

@@ -19,9 +19,21 @@ from rollout_workers.models.tiny.pretrain import (
 from rollout_workers.models.tiny.vocabulary import build_tokenizer
 
 RECIPE = Recipe(
-    num_steps=4, num_shallow_steps=1, num_shallow_cycles=2, hidden_size=16, num_layers=2, num_shallow_layers=1, num_heads=2, feed_forward_size=16,
-    shallow_feed_forward_size=24, arithmetic_rows=3, sudoku_rows=3, learning_rate=0.5, shallow_learning_rate=0.5, seed=4,
-)  # fmt: skip
+    num_steps=4,
+    num_shallow_steps=1,
+    num_shallow_cycles=2,
+    hidden_size=16,
+    num_layers=2,
+    num_shallow_layers=1,
+    num_heads=2,
+    feed_forward_size=16,
+    shallow_feed_forward_size=24,
+    arithmetic_rows=3,
+    sudoku_rows=3,
+    learning_rate=0.5,
+    shallow_learning_rate=0.5,
+    seed=4,
+)
 CORPUS = Corpus(build_tokenizer(), seed=RECIPE.seed)
 
 

@@ -46,6 +46,7 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> Fro
     """The frozen model of a folder; `ModelError` when it is missing, torn, of another kind or fails its self-check."""
     folder = model_folder(name)
     config = _check_folder(folder)
+    _check_weights(folder)
     try:
         model = _load_llama(folder, config, DTYPES[dtype], device)
     except (
@@ -77,13 +78,17 @@ def _one_line(error: BaseException) -> str:
 
 def check_model(name: str) -> None:
     """Refuses (`ModelError`) a folder that is missing, incomplete or torn, without loading any weights."""
-    folder = model_folder(name)
     load_tokenizer(name)
+    _check_weights(model_folder(name))
+
+
+def _check_weights(folder: Path) -> None:
+    """Reads the header of the weights, which also says how long the file must be."""
     try:
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             num_tensors = len(file.keys())
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"model folder '{folder}': model.safetensors cannot be read ({error})") from error
+        raise ModelError(f"model folder '{folder}': model.safetensors cannot be read ({_one_line(error)})") from error
     if num_tensors == 0:
         raise ModelError(f"model folder '{folder}': model.safetensors holds no tensors")
 

@@ -104,7 +104,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("reward.alpha=-1", "'reward.alpha' is -1 (int)", "a number >= 0.0"),
         ("decode.eos=early", "'decode.eos' is 'early' (str)", "'full', 'stop'"),
         ("evaluation.seeds=[]", "'evaluation.seeds' is []", "at least one seed"),
-        ("rollout.lease_groups=3", "'rollout.lease_groups' is 3", "a divisor of learner.prompts_per_step = 16"),
+        ("rollout.lease_groups=3", "'rollout.lease_groups' is 3", "a divisor of learner.prompts_per_step = 32"),
         ("learner.prompts_per_step=5", "'rollout.lease_groups' is 2", "a divisor of learner.prompts_per_step = 5"),
     ],
 )

@@ -26,7 +26,7 @@ SMALL = Recipe(hidden_size=16, num_layers=1, num_heads=2, feed_forward_size=16)
 def folder(tmp_path) -> Path:
     """A small good model folder."""
     path = tmp_path / "model"
-    build_model(SMALL).save_pretrained(path)
+    build_model(SMALL, shallow=False).save_pretrained(path)
     build_tokenizer().save_pretrained(path)
     return path
 
@@ -71,7 +71,7 @@ BAD = {
     "no mask id": (set_config(mask_token_id=...), "mask_token_id is None"),
     "several eos ids": (set_config(eos_token_id=[1, 2]), r"eos_token_id is \[1, 2\]"),
     "text vocabulary size": (set_config(vocab_size="many"), "vocab_size is 'many'"),
-    "mask id outside": (set_config(mask_token_id=500), "mask id 500"),
+    "mask id outside": (set_config(mask_token_id=500), "mask_token_id is 500"),
     "pad id outside": (set_config(pad_token_id=500), "500"),
     "impossible heads": (set_config(num_attention_heads=5), "5"),
     "truncated weights": (truncate, "model.safetensors"),
@@ -108,8 +108,11 @@ def test_a_bad_tokenizer_file_is_one_line(folder, content):
 
 
 def test_a_tokenizer_without_a_mask_token_is_one_line(folder):
-    (folder / "tokenizer_config.json").unlink()
-    with pytest.raises(ModelError, match="mask") as caught:
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    del settings["mask_token"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="mask_token") as caught:
         load_tokenizer(str(folder))
     assert str(folder) in str(caught.value)
 
@@ -146,14 +149,14 @@ def test_saving_and_loading_gives_the_same_model(tmp_path, folder):
     assert torch.equal(first.confidences_NK, second.confidences_NK)
     assert torch.equal(first.log_odds_N, second.log_odds_N)
     torch.manual_seed(SMALL.seed)
-    for name, value in build_model(SMALL).state_dict().items():
+    for name, value in build_model(SMALL, shallow=False).state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
 
 
 def test_a_fresh_model_predicts_as_the_loaded_one(folder):
     """Buffers are not in the file: the rotary frequencies made on loading are those of a fresh model."""
     loaded = load_model(str(folder))
-    fresh = type(loaded)(build_model(SMALL), loaded.spec)
+    fresh = type(loaded)(build_model(SMALL, shallow=False), loaded.spec)
     assert torch.equal(all_predictions(loaded).log_odds_N, all_predictions(fresh).log_odds_N)
 
 
@@ -175,13 +178,13 @@ def test_the_shipped_model_is_small_and_its_tokenizer_is_the_built_one():
 
 
 def test_the_self_check_passes_an_honest_model():
-    self_check(HashModel())
-    self_check(random_llama(seed=0))
+    self_check(HashModel(), tolerance=1e-3)
+    self_check(random_llama(seed=0), tolerance=1e-3)
 
 
 def test_the_self_check_catches_a_model_that_sees_padding():
     with pytest.raises(ModelError, match="'padding' failed"):
-        self_check(PaddingLeaker())
+        self_check(PaddingLeaker(), tolerance=1e-3)
 
 
 def test_the_self_check_catches_a_model_that_predicts_its_mask_id():
@@ -191,7 +194,7 @@ def test_the_self_check_catches_a_model_that_predicts_its_mask_id():
             return Prediction(torch.full_like(got.token_ids_N, MASK_ID), got.confidences_NK, got.log_odds_N)
 
     with pytest.raises(ModelError, match=f"'mask id' failed.* {MASK_ID}"):
-        self_check(MaskWriter())
+        self_check(MaskWriter(), tolerance=1e-3)
 
 
 def test_the_tokenizer_quotes_a_word_that_it_does_not_know():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
 from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
-from policy.factory import HEURISTICS, make_heuristic
+from policy.factory import HEURISTICS, make_swept_heuristic
 from rollout_workers.config import check_block_length
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
@@ -22,9 +22,8 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
     arms: list[Arm] = []
     for name, values in config.heuristics.items():
         for value in values:
-            parameter = int(value) if float(value).is_integer() and name != "threshold" else value
             try:
-                make_heuristic(name, parameter)
+                make_swept_heuristic(name, value)
             except ValueError as error:
                 raise UserError(f"config key '{key}.heuristics.{name}': {error}") from error
             arms.extend(Arm(name, float(value), block, HEURISTICS[name].is_random) for block in blocks)

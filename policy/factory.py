@@ -55,6 +55,11 @@ def make_heuristic(name: str, value: object) -> Unmasker:
     return kind.make(parameter)
 
 
+def make_swept_heuristic(name: str, value: float) -> Unmasker:
+    """`make_heuristic` for a value from a sweep, where counts are floats too: whole numbers are passed on as integers."""
+    return make_heuristic(name, int(value) if float(value).is_integer() else value)
+
+
 def make_network(config: PolicyConfig, *, seed: int) -> ConfidenceDiT:
     """A freshly initialised network; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 
 from cluster.metrics import TimeStates
 from cluster.weight_store import WeightStore
-from policy.factory import make_heuristic, make_learned
+from policy.factory import make_learned, make_swept_heuristic
 from policy.trajectory import TrajectoryBatch
 from policy.unmasker import Unmasker
 from policy.weights import from_bytes
@@ -65,9 +65,8 @@ class RolloutWorker:
 
     def _unmasker(self, spec: UnmaskerSpec) -> Unmasker:
         if spec.heuristic is not None:
-            value = spec.parameter
-            is_whole = value is not None and float(value).is_integer() and value >= 1 and spec.heuristic != "threshold"
-            return make_heuristic(spec.heuristic, int(value) if is_whole and value is not None else value)
+            assert spec.parameter is not None, "a heuristic needs its parameter"
+            return make_swept_heuristic(spec.heuristic, spec.parameter)
         if self._policy is None or self._policy[0] != spec.weight_version:
             with self._clock.state(WEIGHTS):
                 self._policy = (spec.weight_version, self._pull(spec.weight_version))

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from cluster.allocator import keep_freed_memory
 from cluster.errors import ExitCode, UserError
 from cluster.logs import wide_console
 from evaluation.environment import environment_record
@@ -160,6 +161,7 @@ def _parse_unmasker(text: str, device: str) -> Unmasker:
 
 
 def _rollouts(options: argparse.Namespace, console: Console) -> None:
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     model, tokenizer = load_model(options.model, device=options.device), load_tokenizer(options.model)
     task = make_task(options.task)

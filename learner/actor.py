@@ -10,6 +10,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from cluster.allocator import keep_freed_memory
 from cluster.metrics import Metric
 from learner.checkpoint import restore_trainer, trainer_files
 from learner.config import LearnerConfig
@@ -25,6 +26,7 @@ class LearnerActor:
     """One learner rank."""
 
     def __init__(self, policy: PolicyConfig, config: LearnerConfig, seed: int) -> None:
+        keep_freed_memory()
         torch.set_num_threads(config.torch_threads)
         self._trainer = Trainer(policy, config, seed=seed)
         self._deadline_s = config.update_deadline_s

@@ -9,6 +9,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from cluster.allocator import keep_freed_memory
 from cluster.metrics import TimeStates
 from cluster.weight_store import WeightStore
 from policy.factory import make_learned, make_swept_heuristic
@@ -41,6 +42,7 @@ class RolloutWorker:
     """Runs leases one after another; between them it holds nothing but the model and the last policy it pulled."""
 
     def __init__(self, spec: WorkerSpec, store: WeightStore | None) -> None:
+        keep_freed_memory()
         torch.set_num_threads(spec.torch_threads)
         self._clock = TimeStates(WAITING)
         self._spec = spec

@@ -28,13 +28,12 @@ from cluster.logs import wide_console
 from evaluation.environment import environment_record
 from evaluation.lockstep import decode_lock_step
 from policy.factory import make_heuristic, make_learned
-from policy.noise import row_key
 from policy.unmasker import Unmasker
 from policy.weights import WeightsError, from_bytes
 from rollout_workers.engine import Engine
 from rollout_workers.models.base import FrozenDLLM, ModelError, ModelSpec, Prediction
 from rollout_workers.models.load import load_model, load_tokenizer
-from rollout_workers.rollout import pose
+from rollout_workers.rollout import pose_each
 from rollout_workers.sequence import Sequence as Row
 from rollout_workers.tasks import Split, make_task
 
@@ -169,16 +168,7 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
     examples = [task.example(Split.TEST, index) for index in range(options.rows)]
 
     def make_rows(block_length: int) -> list[Row]:
-        return [
-            pose(
-                example,
-                tokenizer,
-                canvas_length=task.canvas_length,
-                block_length=block_length,
-                key=row_key(run_seed=0, example_id=example.id, sample_index=0, weight_version=0),
-            )
-            for example in examples
-        ]
+        return pose_each(examples, tokenizer, canvas_length=task.canvas_length, block_length=block_length)
 
     blocks = options.block_lengths or [task.canvas_length // 3, task.canvas_length]
     figures = []

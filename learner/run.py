@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from cluster.run_dir import RunDir
 from cluster.runtime import start_actors, start_ray, stop_ray
 from cluster.weight_store import WeightRecord, WeightStore, start_weight_store
 from evaluation.report import write_results
-from evaluation.results import RecordFile
+from evaluation.results import Arm, ExampleRecord, RecordFile
 from evaluation.runner import evaluate, heuristic_arms, learned_arm
 from learner.actor import LEARNER_CPUS, start_learner
 from learner.config import RESULT_NEUTRAL, RunConfig
@@ -69,24 +69,9 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
             loop.run()
             name, policy_file = best_policy(run_dir, loop.progress)
             logger.info("evaluating %s, the best on the validation split", name)
-            version = config.learner.num_steps + 1
-            services.publish(version, policy_file)
-
-            def on_progress(done: int, total: int) -> None:
-                display.evaluation(done, total)
-                if should_stop():
-                    raise StopRequested("stopped during the evaluation; what was decoded is kept")
-
-            records = evaluate(
-                services.pool,
-                [learned_arm(block_length), *arms],
-                config.evaluation,
-                task=config.task,
-                split=Split.TEST,
-                run_seed=config.seed,
-                weight_version=version,
-                record_file=RecordFile(run_dir.evaluation_path / "records.jsonl"),
-                on_progress=on_progress,
+            services.publish(config.learner.num_steps + 1, policy_file)
+            records = _final_evaluation(
+                config, run_dir, services.pool, [learned_arm(block_length), *arms], display, should_stop
             )
         write_results(
             run_dir,
@@ -108,6 +93,34 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
         if started_here:
             stop_ray()
     return ExitCode.FINISHED
+
+
+def _final_evaluation(
+    config: RunConfig,
+    run_dir: RunDir,
+    pool: RolloutPool,
+    arms: Sequence[Arm],
+    display: Display,
+    should_stop: Callable[[], bool],
+) -> list[ExampleRecord]:
+    """All arms on the test split, the learned one with the weights published last; raises StopRequested when asked to stop."""
+
+    def on_progress(done: int, total: int) -> None:
+        display.evaluation(done, total)
+        if should_stop():
+            raise StopRequested("stopped during the evaluation; what was decoded is kept")
+
+    return evaluate(
+        pool,
+        arms,
+        config.evaluation,
+        task=config.task,
+        split=Split.TEST,
+        run_seed=config.seed,
+        weight_version=config.learner.num_steps + 1,
+        record_file=RecordFile(run_dir.evaluation_path / "records.jsonl"),
+        on_progress=on_progress,
+    )
 
 
 def _local_cpus(config: RunConfig) -> int:

@@ -100,10 +100,6 @@ class TrajectoryBatch:
         assert len(self.offsets) == len(self.rows) + 1, "one offset per row and one more"
         assert self.offsets[-1] == len(self.steps), "the last offset is the number of steps"
 
-    def row_of_step(self) -> NDArray[np.int64]:
-        """`[N]` the row that each packed step belongs to."""
-        return np.repeat(np.arange(len(self.rows)), np.diff(self.offsets))
-
     def select(self, rows: Sequence[int]) -> TrajectoryBatch:
         """The batch of `rows` only, in that order."""
         spans = [np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows]

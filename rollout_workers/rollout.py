@@ -6,6 +6,7 @@ lease produces depends on nothing but the lease: it may be run anywhere and more
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 from cluster.metrics import TimeStates
@@ -105,6 +106,22 @@ def pose(
         group=group,
         sample=sample,
     )
+
+
+def pose_each(
+    examples: Many[Example], tokenizer: DllmTokenizer, *, canvas_length: int, block_length: int
+) -> list[Sequence]:
+    """One row per example, keyed as sample 0 of seed 0: for measurements outside of any run."""
+    return [
+        pose(
+            example,
+            tokenizer,
+            canvas_length=canvas_length,
+            block_length=block_length,
+            key=row_key(run_seed=0, example_id=example.id, sample_index=0, weight_version=0),
+        )
+        for example in examples
+    ]
 
 
 class Rollout:

@@ -12,10 +12,9 @@ from cluster.errors import ExitCode
 from evaluation.bench import main
 from evaluation.lockstep import decode_lock_step
 from policy.factory import make_heuristic
-from policy.noise import row_key
 from rollout_workers.engine import Engine
 from rollout_workers.models.load import load_model, load_tokenizer
-from rollout_workers.rollout import pose
+from rollout_workers.rollout import pose_each
 from rollout_workers.sequence import Sequence
 from rollout_workers.tasks import Split, make_task
 
@@ -23,16 +22,7 @@ from rollout_workers.tasks import Split, make_task
 def rows(num: int, block_length: int) -> list[Sequence]:
     task, tokenizer = make_task("arithmetic"), load_tokenizer("tiny")
     examples = [task.example(Split.TEST, index) for index in range(num)]
-    return [
-        pose(
-            example,
-            tokenizer,
-            canvas_length=task.canvas_length,
-            block_length=block_length,
-            key=row_key(run_seed=0, example_id=example.id, sample_index=0, weight_version=0),
-        )
-        for example in examples
-    ]
+    return pose_each(examples, tokenizer, canvas_length=task.canvas_length, block_length=block_length)
 
 
 @pytest.mark.parametrize("block_length", [16, 48])

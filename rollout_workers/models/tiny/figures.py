@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policy.factory import make_heuristic
-from policy.noise import row_key
 from rollout_workers.engine import Engine
 from rollout_workers.grader import grade_text
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.models.load import load_model, load_tokenizer
-from rollout_workers.rollout import pose
+from rollout_workers.rollout import pose_each
 from rollout_workers.tasks import Example, Split, Task, make_task
 from rollout_workers.tasks.sudoku import Sudoku
 from rollout_workers.tokenizer import DllmTokenizer
@@ -52,16 +51,7 @@ class Examiner:
     ) -> Figure:
         """The figure of one heuristic; `block_length` None is full diffusion."""
         block = block_length or task.canvas_length
-        rows = [
-            pose(
-                example,
-                self._tokenizer,
-                canvas_length=task.canvas_length,
-                block_length=block,
-                key=row_key(run_seed=0, example_id=example.id, sample_index=0, weight_version=0),
-            )
-            for example in examples
-        ]
+        rows = pose_each(examples, self._tokenizer, canvas_length=task.canvas_length, block_length=block)
         Engine(self._model, make_heuristic(heuristic, value)).decode(rows)
         texts = [self._tokenizer.decode_canvas(row.tokens_L.tolist()) for row in rows]
         grades = [grade_text(task, example, text) for example, text in zip(examples, texts, strict=True)]

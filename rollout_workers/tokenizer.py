@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rollout_workers.tasks.base import MASK
 
@@ -13,21 +12,28 @@ from rollout_workers.tasks.base import MASK
 class DllmTokenizer:
     """A Hugging Face tokenizer with the canvas conventions of this project."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        for name in ("eos_token", "mask_token"):
-            if getattr(tokenizer, name) is None:
-                raise ValueError(f"the tokenizer has no {name}")
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        mask_id: int,
+        eos_id: int,
+        end_of_turn_id: int | None = None,
+        use_chat_template: bool | None = None,
+    ) -> None:
+        """`use_chat_template` None: wrap prompts exactly when the checkpoint has a template; True without one is a ValueError."""
         self._tokenizer = tokenizer
-        self.eos_id = int(tokenizer.eos_token_id)
-        self.mask_id = int(tokenizer.mask_token_id)
+        self.mask_id = mask_id
+        self.eos_id = eos_id
+        self.end_of_turn_id = end_of_turn_id
+        self.num_tokens = max(tokenizer.get_vocab().values()) + 1
+        has_template = tokenizer.chat_template is not None
+        if use_chat_template and not has_template:
+            raise ValueError("its tokenizer has no chat template")
+        self.uses_chat_template = has_template if use_chat_template is None else use_chat_template
 
-    @staticmethod
-    def from_folder(folder: Path) -> DllmTokenizer:
-        """The tokenizer of a model folder; no network and no remote code."""
-        return DllmTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt; a word outside the vocabulary is a `ValueError` that quotes it."""
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of a text as it stands; a word outside the vocabulary is a `ValueError` that quotes it."""
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         unknown = self._tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
@@ -35,18 +41,26 @@ class DllmTokenizer:
             raise ValueError(f"prompt word {word!r} is not in the model's vocabulary")
         return list(ids)
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a prompt, as a user's turn where the checkpoint brings a chat template."""
+        if self.uses_chat_template:
+            messages = [{"role": "user", "content": text}]
+            text = str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return self.encode_text(text)
+
     def encode_canvas(self, template: str | None, length: int) -> list[int]:
         """A canvas of `length` ids: all masks, or the template with its masks, filled up with end-of-text."""
         if template is None:
             return [self.mask_id] * length
-        ids = self.encode_prompt(template.replace(MASK, self._tokenizer.mask_token))
+        ids = self.encode_text(template.replace(MASK, self.tokens([self.mask_id])[0]))
         if len(ids) > length:
             raise ValueError(f"a template of {len(ids)} tokens does not fit a canvas of {length}")
         return ids + [self.eos_id] * (length - len(ids))
 
     def decode_canvas(self, ids: Sequence[int]) -> str:
-        """The text up to the first end-of-text, without special tokens (a leftover mask decodes to nothing)."""
-        kept = list(ids[: ids.index(self.eos_id)]) if self.eos_id in ids else list(ids)
+        """The text up to the first end of text or turn, without special tokens (a leftover mask decodes to nothing)."""
+        ends = [i for i, token in enumerate(ids) if token in (self.eos_id, self.end_of_turn_id)]
+        kept = list(ids[: ends[0]]) if ends else list(ids)
         return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
     def tokens(self, ids: Sequence[int]) -> list[str]:

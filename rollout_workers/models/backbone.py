@@ -7,30 +7,42 @@ Shapes: see `rollout_workers.models.base`; `S` = P + L tokens, `D` hidden size.
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rollout_workers.models.base import ModelSpec, Prediction
 
-LOGITS_CHUNK = 4096
-"""Positions whose logits exist at one time: peak memory does not grow with B x L x V."""
+LOGITS_BYTES = 256 * 2**20
+"""Float32 logits that exist at one time: peak memory does not grow with B x L x V."""
+
+Backbone = LlamaForCausalLM | Qwen2ForCausalLM
 
 
-def bidirectional_llama(config: LlamaConfig) -> LlamaForCausalLM:
-    """A Llama whose every token attends to every real token; `config` is changed to say so and to keep no cache."""
+@overload
+def bidirectional(config: LlamaConfig) -> LlamaForCausalLM: ...
+@overload
+def bidirectional(config: Qwen2Config) -> Qwen2ForCausalLM: ...
+def bidirectional(config: LlamaConfig | Qwen2Config) -> Backbone:
+    """A backbone whose every token attends to every real token; `config` is changed to say so and to keep no cache."""
     config.is_causal = False
     config.use_cache = False
-    return LlamaForCausalLM(config)
+    return Qwen2ForCausalLM(config) if isinstance(config, Qwen2Config) else LlamaForCausalLM(config)
 
 
-class LlamaDLLM:
-    """A bidirectional Llama as a frozen dLLM: hidden states of all tokens, logits of the wanted positions only."""
+class BackboneDLLM:
+    """A bidirectional backbone as a frozen dLLM: hidden states of all tokens, logits of the wanted positions only.
 
-    def __init__(self, model: LlamaForCausalLM, spec: ModelSpec) -> None:
+    `is_shifted`: a position is predicted from the hidden state to its left, as Dream does.
+    """
+
+    def __init__(self, model: Backbone, spec: ModelSpec, *, is_shifted: bool = False) -> None:
         self.model = model.eval().requires_grad_(False)
         self.spec = spec
         self.device = next(model.parameters()).device
+        self.is_shifted = is_shifted
 
     @torch.no_grad()
     def predict(
@@ -46,10 +58,13 @@ class LlamaDLLM:
     ) -> Prediction:
         hidden_BLD = self.hidden_states(prompt_BP, prompt_length_B, canvas_BL)
         hidden_ND = hidden_BLD[wanted_BL]
+        num_at_once = max(1, LOGITS_BYTES // (4 * self.spec.vocabulary_size))
         parts = []
-        for start in range(0, max(1, len(hidden_ND)), LOGITS_CHUNK):
-            chunk = slice(start, start + LOGITS_CHUNK)
+        for start in range(0, max(1, len(hidden_ND)), num_at_once):
+            chunk = slice(start, start + num_at_once)
             logits_NV = self.model.lm_head(hidden_ND[chunk])
+            if self.spec.num_tokens is not None:
+                logits_NV[:, self.spec.num_tokens :] = -torch.inf
             uniforms_N = None if token_uniforms_N is None else token_uniforms_N[chunk]
             parts.append(reduce_logits(logits_NV, self.spec.mask_id, num_confidences, token_temperature, uniforms_N))
         if len(parts) == 1:
@@ -61,7 +76,7 @@ class LlamaDLLM:
         )
 
     def hidden_states(self, prompt_BP: Tensor, prompt_length_B: Tensor, canvas_BL: Tensor) -> Tensor:
-        """`[B, L, D]` last hidden states of the canvas; padding is masked as a key and not counted in positions."""
+        """`[B, L, D]` last hidden states that predict the canvas; padding is masked as a key and not counted in positions."""
         P, L = prompt_BP.shape[1], canvas_BL.shape[1]
         tokens_BS = torch.cat([prompt_BP, canvas_BL], 1)
         padding_B1 = (P - prompt_length_B).unsqueeze(1)
@@ -71,7 +86,12 @@ class LlamaDLLM:
             mask_BS = (slot_S >= padding_B1).long()
             position_BS = (slot_S - padding_B1).clamp(min=0)
         out = self.model.model(input_ids=tokens_BS, attention_mask=mask_BS, position_ids=position_BS)
-        return out.last_hidden_state[:, P:]
+        hidden_BSD: Tensor = out.last_hidden_state
+        if not self.is_shifted:
+            return hidden_BSD[:, P:]
+        # The first real token of a row has nothing to its left and is predicted from itself.
+        left_BL = torch.maximum(slot_S[P:] - 1, padding_B1)
+        return hidden_BSD.gather(1, left_BL.unsqueeze(2).expand(-1, -1, hidden_BSD.shape[2]))
 
 
 def reduce_logits(

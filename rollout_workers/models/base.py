@@ -28,6 +28,11 @@ class ModelSpec:
     eos_id: int
     pad_id: int
     vocabulary_size: int
+    """Rows of the output head; large models pad it."""
+    num_tokens: int | None = None
+    """Ids below it are tokens, those from it on are padding and never predicted; None where there is no padding."""
+    end_of_turn_id: int | None = None
+    """Ends an answer, as end-of-text does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
-from rollout_workers.models.backbone import LlamaDLLM, bidirectional_llama, reduce_logits
+from rollout_workers.models.backbone import BackboneDLLM, bidirectional, reduce_logits
 from rollout_workers.models.base import FrozenDLLM, ModelSpec, Prediction
 
 PAD_ID, EOS_ID, MASK_ID = 0, 1, 2
@@ -121,7 +121,7 @@ class PaddingLeaker(HashModel):
         return super().predict(prompt_BP, everything_B, canvas_BL, wanted_BL, **options)
 
 
-def random_llama(*, seed: int, dtype: torch.dtype = torch.float64, vocabulary_size: int = 24) -> LlamaDLLM:
+def random_llama(*, seed: int, dtype: torch.dtype = torch.float64, vocabulary_size: int = 24) -> BackboneDLLM:
     """A tiny untrained bidirectional Llama whose output layer is sharpened so that confidences differ."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -138,6 +138,6 @@ def random_llama(*, seed: int, dtype: torch.dtype = torch.float64, vocabulary_si
         eos_token_id=EOS_ID,
         bos_token_id=None,
     )
-    model = bidirectional_llama(config)
+    model = bidirectional(config)
     model.lm_head.weight.data.mul_(2.0)
-    return LlamaDLLM(model.to(dtype), small_spec(vocabulary_size))
+    return BackboneDLLM(model.to(dtype), small_spec(vocabulary_size))

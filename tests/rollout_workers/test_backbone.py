@@ -95,7 +95,7 @@ def predict(model, *, num_confidences: int = 2, temperature: float = 0.0, wanted
 def test_chunks_give_the_same_as_one_piece(monkeypatch, chunk, temperature):
     model = random_llama(seed=0)
     whole = predict(model, temperature=temperature)
-    monkeypatch.setattr(backbone, "LOGITS_CHUNK", chunk)
+    monkeypatch.setattr(backbone, "LOGITS_BYTES", chunk * 4 * model.spec.vocabulary_size)
     pieces = predict(model, temperature=temperature)
     assert torch.equal(whole.token_ids_N, pieces.token_ids_N)
     torch.testing.assert_close(whole.confidences_NK, pieces.confidences_NK, atol=1e-12, rtol=0)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rollout_workers.models.backbone import bidirectional_llama
+from rollout_workers.models.backbone import bidirectional
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.models.tiny.corpus import Batch, Corpus
 from rollout_workers.models.tiny.figures import Examiner, report
@@ -63,7 +63,7 @@ def build_model(recipe: Recipe, *, shallow: bool) -> LlamaForCausalLM:
     """A freshly initialised model of one of the recipe's sizes, with the tokenizer's ids in its config."""
     tokenizer = build_tokenizer()
     torch.manual_seed(recipe.seed)
-    return bidirectional_llama(
+    return bidirectional(
         LlamaConfig.from_dict(
             {
                 "vocab_size": len(tokenizer),

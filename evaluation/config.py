@@ -18,6 +18,9 @@ class EvaluationConfig:
     )
     heuristics: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Heuristic name -> values of its parameter."""
+    policy_temperatures: tuple[float, ...] = setting(
+        (), help="of the learned policy; the best on the validation split is used; empty: as trained", above=0.0
+    )
     seeds: tuple[int, ...] = setting((0,), help="noise seeds of the random samplers and of the policy")
     lease_examples: int = setting(64, help="problems per lease", minimum=1)
 

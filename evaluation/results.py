@@ -30,7 +30,9 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """For tables and file names, for instance `threshold 0.9`."""
+        """For tables and file names, for instance `threshold 0.9`; a learned policy's parameter is its temperature."""
+        if self.sampler == LEARNED and self.parameter is not None:
+            return f"{LEARNED}, T = {self.parameter:g}"
         return self.sampler if self.parameter is None else f"{self.sampler} {self.parameter:g}"
 
 

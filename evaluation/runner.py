@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from cluster.errors import UserError
@@ -38,9 +40,31 @@ def _halves(canvas_length: int) -> tuple[int, ...]:
     return tuple(blocks)
 
 
-def learned_arm(block_length: int) -> Arm:
-    """The trained policy, decoded with the blocks that it was trained with."""
-    return Arm(LEARNED, None, block_length, is_random=True)
+def learned_arm(block_length: int, temperature: float | None = None) -> Arm:
+    """The trained policy at a policy temperature (None: as trained), decoded with the blocks that it was trained with."""
+    return Arm(LEARNED, temperature, block_length, is_random=True)
+
+
+def validation_rewards(
+    pool: RolloutPool,
+    arms: Sequence[Arm],
+    config: EvaluationConfig,
+    *,
+    task: str,
+    num_examples: int,
+    run_seed: int,
+    weight_version: int,
+) -> dict[Arm, float]:
+    """Mean reward of each arm on the validation split, by which settings of a policy may be chosen."""
+    config = dataclasses.replace(config, num_examples=num_examples)
+    split = Split.VALIDATION
+    plan = _plan(arms, config, task=task, split=split, run_seed=run_seed, weight_version=weight_version, done=set())
+    arm_of = {lease.id: arm for lease, arm, _ in plan}
+    rewards: dict[Arm, list[float]] = {arm: [] for arm in arms}
+    for summary, _ in pool.run([lease for lease, _, _ in plan]):
+        rewards[arm_of[summary.lease.id]].extend(summary.rewards)
+    # An exact sum does not depend on which actor was done first.
+    return {arm: math.fsum(values) / max(1, len(values)) for arm, values in rewards.items()}
 
 
 def evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -16,15 +16,17 @@ from cluster.logs import get_logger, setup_logging
 from cluster.metrics import read_jsonl
 from cluster.run_dir import RunDir
 from cluster.runtime import start_actors, start_ray, stop_ray
+from cluster.storage import atomic_write
 from cluster.weight_store import WeightRecord, WeightStore, start_weight_store
 from evaluation.report import write_results
 from evaluation.results import Arm, ExampleRecord, RecordFile
-from evaluation.runner import evaluate, heuristic_arms, learned_arm
+from evaluation.runner import evaluate, heuristic_arms, learned_arm, validation_rewards
 from learner.actor import LEARNER_CPUS, start_learner
+from learner.checkpoint import POLICY_FILE
 from learner.config import RESULT_NEUTRAL, RunConfig
 from learner.display import Display
 from learner.loop import STORE_DEADLINE_S, StopRequested, TrainingLoop, best_policy
-from policy.weights import fingerprint
+from policy.weights import fingerprint, from_bytes, to_bytes
 from rollout_workers.models.base import ModelError
 from rollout_workers.models.load import check_model
 from rollout_workers.pool import RolloutPool
@@ -70,13 +72,13 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
             name, policy_file = best_policy(run_dir, loop.progress)
             logger.info("evaluating %s, the best on the validation split", name)
             services.publish(config.learner.num_steps + 1, policy_file)
-            records = _final_evaluation(
-                config, run_dir, services.pool, [learned_arm(block_length), *arms], display, should_stop
-            )
+            learned = _choose_temperature(config, services.pool, block_length)
+            _write_policy(run_dir, policy_file, learned.parameter)
+            records = _final_evaluation(config, run_dir, services.pool, [learned, *arms], display, should_stop)
         write_results(
             run_dir,
             records,
-            [learned_arm(block_length), *arms],
+            [learned, *arms],
             alpha=config.reward.alpha,
             canvas_length=canvas_length,
             history=read_jsonl(run_dir.metrics_path),
@@ -93,6 +95,35 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
         if started_here:
             stop_ray()
     return ExitCode.FINISHED
+
+
+def _choose_temperature(config: RunConfig, pool: RolloutPool, block_length: int) -> Arm:
+    """The learned policy at the temperature with the best reward on the validation split."""
+    arms = [learned_arm(block_length, temperature) for temperature in config.evaluation.policy_temperatures]
+    if not arms:
+        return learned_arm(block_length)
+    rewards = validation_rewards(
+        pool,
+        arms,
+        config.evaluation,
+        task=config.task,
+        num_examples=config.checkpoint.validation_examples,
+        run_seed=config.seed,
+        weight_version=config.learner.num_steps + 1,
+    )
+    best = max(arms, key=rewards.__getitem__)
+    figures = ", ".join(f"{arm.parameter:g}: {reward:.4f}" for arm, reward in rewards.items())
+    logger.info("policy temperature %g has the best reward on the validation split (%s)", best.parameter, figures)
+    return best
+
+
+def _write_policy(run_dir: RunDir, policy_file: bytes, temperature: float | None) -> None:
+    """The run's product: the best policy, with the temperature that it is evaluated at."""
+    path = run_dir.path / POLICY_FILE
+    network = from_bytes(policy_file, where=str(path))
+    if temperature is not None:
+        network.config = replace(network.config, policy_temperature=temperature)
+    atomic_write(path, to_bytes(network))
 
 
 def _final_evaluation(

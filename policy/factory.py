@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -67,6 +68,9 @@ def make_network(config: PolicyConfig, *, seed: int) -> ConfidenceDiT:
         return ConfidenceDiT(config)
 
 
-def make_learned(network: ConfidenceDiT) -> LearnedUnmasker:
-    """The network's unmasker with the distribution and temperature of its own settings."""
-    return LearnedUnmasker(network, make_distribution(network.config))
+def make_learned(network: ConfidenceDiT, *, temperature: float | None = None) -> LearnedUnmasker:
+    """The network's unmasker with the distribution of its own settings, at its own policy temperature or another one."""
+    config = network.config
+    if temperature is not None:
+        config = dataclasses.replace(config, policy_temperature=temperature)
+    return LearnedUnmasker(network, make_distribution(config))

@@ -42,6 +42,7 @@ class UnmaskerSpec:
 
     heuristic: str | None = None
     parameter: float | None = None
+    """Of the heuristic; of the learned policy its temperature, None for the one it is trained at."""
     weight_version: int = 0
 
 

@@ -13,6 +13,7 @@ from cluster.allocator import keep_freed_memory
 from cluster.metrics import TimeStates
 from cluster.weight_store import WeightStore
 from policy.factory import make_learned, make_swept_heuristic
+from policy.networks.dit_confidence import ConfidenceDiT
 from policy.trajectory import TrajectoryBatch
 from policy.unmasker import Unmasker
 from policy.weights import from_bytes
@@ -47,7 +48,7 @@ class RolloutWorker:
         self._clock = TimeStates(WAITING)
         self._spec = spec
         self._store = store
-        self._policy: tuple[int, Unmasker] | None = None
+        self._policy: tuple[int, ConfidenceDiT] | None = None
         self._rollout = Rollout(
             load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device),
             load_tokenizer(spec.model.name),
@@ -72,13 +73,12 @@ class RolloutWorker:
         if self._policy is None or self._policy[0] != spec.weight_version:
             with self._clock.state(WEIGHTS):
                 self._policy = (spec.weight_version, self._pull(spec.weight_version))
-        return self._policy[1]
+        return make_learned(self._policy[1], temperature=spec.parameter)
 
-    def _pull(self, version: int) -> Unmasker:
+    def _pull(self, version: int) -> ConfidenceDiT:
         assert self._store is not None, "a learned policy needs a weight store"
         record = self._store.fetch(version, fingerprint=self._spec.fingerprint, timeout_s=self._spec.weights_deadline_s)
-        network = from_bytes(record.data, where=f"weight version {version}")
-        return make_learned(network.to(self._spec.model.device))
+        return from_bytes(record.data, where=f"weight version {version}").to(self._spec.model.device)
 
 
 def start_worker(spec: WorkerSpec, store: WeightStore | None, config: RolloutConfig) -> ActorHandle:

@@ -9,9 +9,9 @@ import pytest
 from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
 from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
-from evaluation.runner import evaluate, heuristic_arms, learned_arm
+from evaluation.runner import evaluate, heuristic_arms, learned_arm, validation_rewards
 from rollout_workers.tasks import Split
-from tests.fakes.pool import FakePool
+from tests.fakes.pool import FakePool, summary_of
 
 THRESHOLD = Arm("threshold", 0.9, 24)
 RANDOM = Arm("random", 2.0, 12, is_random=True)
@@ -157,3 +157,23 @@ class TestHeuristicArms:
 def test_at_least_one_seed_is_needed():
     with pytest.raises(UserError, match=r"'evaluation.seeds' is \[\]"):
         EvaluationConfig(seeds=()).validate("evaluation")
+
+
+def test_settings_are_compared_on_the_validation_split_and_all_its_seeds():
+    pool, arms = FakePool(), [learned_arm(24, temperature) for temperature in (1.0, 0.5)]
+    rewards = validation_rewards(pool, arms, CONFIG, task="sudoku", num_examples=6, run_seed=100, weight_version=7)
+    assert {group.split for lease in pool.leases for group in lease.groups} == {Split.VALIDATION}
+    assert {(lease.unmasker.heuristic, lease.unmasker.parameter, lease.weight_version) for lease in pool.leases} == {
+        (None, 1.0, 7),
+        (None, 0.5, 7),
+    }
+    for arm in arms:
+        earned = [
+            reward
+            for lease in pool.leases
+            if lease.unmasker.parameter == arm.parameter
+            for reward in summary_of(lease).rewards
+        ]
+        assert len(earned) == 6 * len(CONFIG.seeds)
+        assert rewards[arm] == pytest.approx(sum(earned) / len(earned))
+    assert rewards[arms[0]] != rewards[arms[1]]

@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load
 
 from cluster.errors import ExitCode
 from learner.main import resolve
 from learner.run import run
+from policy.weights import from_bytes
 
 pytestmark = pytest.mark.ray
 
@@ -28,6 +31,7 @@ SMALL = (
     "checkpoint.validation_examples=16",
     "evaluation.num_examples=16",
     "evaluation.lease_examples=16",
+    "evaluation.policy_temperatures=[1.0, 0.5]",
     "evaluation.block_lengths=[48]",
     "evaluation.heuristics={threshold: [0.9]}",
     "policy.initial_logit=0.0",
@@ -60,6 +64,17 @@ def test_run_writes_everything(undisturbed: Path) -> None:
         assert (undisturbed / name).stat().st_size > 0, name
     steps = [step for step, _ in outcome(undisturbed)[0]]
     assert steps == [0, 1, 2, 3, 4]
+
+
+def test_policy_file_carries_the_temperature_it_was_evaluated_at(undisturbed: Path) -> None:
+    data = (undisturbed / "policy.safetensors").read_bytes()
+    temperature = from_bytes(data, where="policy.safetensors").config.policy_temperature
+    records = [json.loads(line) for line in outcome(undisturbed)[2]]
+    assert {record["parameter"] for record in records if record["sampler"] == "learned"} == {temperature}
+    best = json.loads((undisturbed / "evaluation" / "results.json").read_text())["policy"]
+    trained, product = load((undisturbed / best / "policy.safetensors").read_bytes()), load(data)
+    assert trained.keys() == product.keys()
+    assert all(torch.equal(trained[name], product[name]) for name in trained)
 
 
 def test_first_update_reproduces_behaviour_log_probs(undisturbed: Path) -> None:

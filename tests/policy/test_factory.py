@@ -59,3 +59,16 @@ def test_a_learned_unmasker_asks_for_and_draws_what_its_settings_say() -> None:
     assert type(unmasker.distribution) is Bernoulli
     assert type(make_learned(make_network(SMALL, seed=0)).distribution) is BernoulliArgmax
     assert not unmasker.network.training
+
+
+def test_another_temperature_sharpens_the_decisions_and_leaves_the_network_as_it_was() -> None:
+    network = make_network(SMALL, seed=0)
+    logits_NL, eligible_NL = torch.randn(4, 6), torch.ones(4, 6, dtype=torch.bool)
+    entropies = [
+        float(make_learned(network, temperature=T).distribution.entropy(logits_NL, eligible_NL).mean())
+        for T in (2.0, 1.0, 0.5, 0.1)
+    ]
+    assert entropies == sorted(entropies, reverse=True)
+    own = make_learned(network).distribution.entropy(logits_NL, eligible_NL)
+    assert float(own.mean()) == entropies[1]
+    assert network.config == SMALL

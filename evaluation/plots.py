@@ -19,41 +19,63 @@ def plot_pareto(summaries: Sequence[ArmSummary], path: Path, *, alpha: float, ca
     """Accuracy against mean NFE with 95% intervals; grey lines join points of equal reward."""
     figure, axes = _figure(8.5, 5.4)
     blocks = sorted({summary.arm.block_length for summary in summaries})
-    top = max(summary.nfe.mean for summary in summaries)
-    nfe = np.geomspace(1, canvas_length, 200)
+    left, right = 0.93, max(2.0, 1.15 * max(summary.nfe.mean for summary in summaries))
+    bottom = max(0.0, min(summary.accuracy.low for summary in summaries) - 0.06)
+    axes.set(xscale="log", xlim=(left, right), ylim=(bottom, 1.03), xlabel="NFE (forward passes per answer)")
     if alpha > 0:
-        for reward in np.arange(0.1, 1.0, 0.1):
-            axes.plot(
-                nfe, reward / ((canvas_length - nfe + 1) / canvas_length) ** alpha, color="#e4e4e4", lw=0.8, zorder=0
-            )
+        _draw_equal_rewards(axes, alpha=alpha, canvas_length=canvas_length, bottom=bottom, right=right)
     for summary in sorted(summaries, key=lambda s: s.arm.sampler == LEARNED):
-        arm, is_learned = summary.arm, summary.arm.sampler == LEARNED
-        axes.errorbar(
-            summary.nfe.mean,
-            summary.accuracy.mean,
-            xerr=[[summary.nfe.mean - summary.nfe.low], [summary.nfe.high - summary.nfe.mean]],
-            yerr=[[summary.accuracy.mean - summary.accuracy.low], [summary.accuracy.high - summary.accuracy.mean]],
-            fmt="*" if is_learned else _MARKERS[blocks.index(arm.block_length) % len(_MARKERS)],
-            color=_COLOURS.get(arm.sampler, "#6f42c1"),
-            ms=18 if is_learned else 6,
-            alpha=1.0 if is_learned else 0.75,
-            elinewidth=0.8,
-            zorder=3 if is_learned else 2,
-        )
+        _draw_arm(axes, summary, _MARKERS[blocks.index(summary.arm.block_length) % len(_MARKERS)])
     frontier = _frontier([summary for summary in summaries if summary.arm.sampler != LEARNED])
     axes.plot(*zip(*frontier, strict=True), color="#5f6368", lw=1.2, ls="--", label="heuristic frontier", zorder=1)
     for sampler in dict.fromkeys(summary.arm.sampler for summary in summaries):
-        axes.plot([], [], "*" if sampler == LEARNED else "o", color=_COLOURS.get(sampler, "#6f42c1"), label=sampler)
+        axes.plot([], [], "*" if sampler == LEARNED else "o", color=_colour(sampler), label=sampler)
     for number, block in enumerate(blocks):
         axes.plot([], [], _MARKERS[number % len(_MARKERS)], color="#5f6368", mfc="none", label=f"block {block}")
-    axes.set(xscale="log", xlim=(1, max(top * 1.15, 2)), ylim=(0, 1.03), xlabel="NFE (forward passes per answer)")
-    axes.set_xticks([tick for tick in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256) if tick <= top * 1.15])
+    axes.set_xticks([tick for tick in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256) if tick <= right])
     axes.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
+    axes.get_yaxis().set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
     axes.minorticks_off()
     axes.set_ylabel("accuracy")
     axes.set_title(title, loc="left", fontsize=11)
     axes.legend(fontsize=8, frameon=False, loc="lower right", ncols=2)
     _save(figure, path)
+
+
+def _draw_equal_rewards(axes: Any, *, alpha: float, canvas_length: int, bottom: float, right: float) -> None:
+    """Lines of equal multiplicative reward, each labelled where it enters the picture."""
+    nfe = np.geomspace(1, right, 200)
+    unit = ((canvas_length - np.minimum(nfe, canvas_length) + 1) / canvas_length) ** alpha
+    for reward in np.arange(0.1, 1.0, 0.1):
+        axes.plot(nfe, reward / unit, color="#e4e4e4", lw=0.8, zorder=0)
+        if reward > bottom:
+            axes.annotate(f"reward {reward:.1f}", (1, reward), xytext=(4, 3), textcoords="offset points",
+                          color="#9aa0a6", fontsize=7, zorder=0)  # fmt: skip
+
+
+def _draw_arm(axes: Any, summary: ArmSummary, marker: str) -> None:
+    is_learned = summary.arm.sampler == LEARNED
+    accuracy, nfe = summary.accuracy, summary.nfe
+    axes.errorbar(
+        nfe.mean,
+        accuracy.mean,
+        xerr=[[nfe.mean - nfe.low], [nfe.high - nfe.mean]],
+        yerr=[[accuracy.mean - accuracy.low], [accuracy.high - accuracy.mean]],
+        fmt="*" if is_learned else marker,
+        color=_colour(summary.arm.sampler),
+        ms=18 if is_learned else 6,
+        alpha=1.0 if is_learned else 0.75,
+        elinewidth=0.8,
+        zorder=3 if is_learned else 2,
+    )
+    if is_learned:
+        axes.annotate(f"learned: {accuracy.mean:.1%} in {nfe.mean:.2g} passes", (nfe.mean, accuracy.mean),
+                      xytext=(0, 14), textcoords="offset points", ha="center", color=_colour(LEARNED),
+                      fontsize=9, fontweight="bold", zorder=4)  # fmt: skip
+
+
+def _colour(sampler: str) -> str:
+    return _COLOURS.get(sampler, "#6f42c1")
 
 
 def plot_learning(history: Sequence[dict[str, Any]], path: Path) -> None:

@@ -19,6 +19,8 @@ class Needs:
     scope: Scope = Scope.BLOCK
     num_confidences: int = 1
     """K: how many of the largest token probabilities per position."""
+    entropy: bool = False
+    margin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +41,7 @@ class Observation:
     """float32 NFE / L, the policy's clock."""
     keys_B: Tensor
     """int64 keys of the rows' noise (`policy.noise`)."""
+    entropy_BL: Tensor | None = None
+    """float32 entropy of the token distribution in nats; 0 where nothing was asked for, None unless `needs.entropy`."""
+    margin_BL: Tensor | None = None
+    """float32 difference of the two largest probabilities; 1 where nothing was asked for, None unless `needs.margin`."""

@@ -54,10 +54,10 @@ class ConfidenceDiT(nn.Module):
             state_NL = state_NL + eligible_NL.long()
         legacy = self.config.time_embedding == "legacy"
         time_N1E = time_embedding(time_N, self.config.time_embed_size, legacy=legacy)
-        condition_NLH = self.mask_embedding(state_NL) + self.time_mlp(time_N1E)
+        condition_NSH = self.mask_embedding.weight + self.time_mlp(time_N1E)
         x_NLH = self.confidence_proj(self._features(confidences_NLK))
         for block in self.transformer_blocks:
-            x_NLH = block(x_NLH, condition_NLH)
+            x_NLH = block(x_NLH, condition_NSH, state_NL)
         return self.output_proj(self.final_norm(x_NLH)).squeeze(-1)
 
     def _features(self, confidences_NLK: Tensor) -> Tensor:

@@ -61,8 +61,13 @@ class AdaptiveBlock(nn.Module):
         self.norm1 = nn.LayerNorm(hidden_size)
         self.norm2 = nn.LayerNorm(hidden_size)
 
-    def forward(self, x_NLH: Tensor, condition_NLH: Tensor) -> Tensor:
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition_NLH).chunk(6, -1)
+    def forward(self, x_NLH: Tensor, condition_NSH: Tensor, state_NL: Tensor) -> Tensor:
+        """`condition_NSH` has one condition per state; `state_NL` names the state of each position."""
+        ada_NSC = self.ada_conditioning(condition_NSH)
+        # A position's condition depends on its state alone, so S rows go through the linear layer instead of L.
+        rows_NL = state_NL + torch.arange(len(state_NL), device=state_NL.device).unsqueeze(1) * ada_NSC.shape[1]
+        ada_NLC = F.embedding(rows_NL, ada_NSC.flatten(0, 1))
+        scale1, shift1, gate1, scale2, shift2, gate2 = ada_NLC.chunk(6, -1)
         attended = self._attention(self.norm1(x_NLH) * (1 + scale1) + shift1)
         x_NLH = x_NLH + (1 + gate1) * attended
         fed = self.linear2(F.gelu(self.linear1(self.norm2(x_NLH) * (1 + scale2) + shift2)))

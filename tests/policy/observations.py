@@ -36,7 +36,8 @@ def random_observation(num_rows: int, length: int, *, num_confidences: int = 1, 
 
 def rows_of(observation: Observation, index: Tensor) -> Observation:
     """Only the rows at `index`, in its order."""
-    return Observation(**{name: getattr(observation, name)[index] for name in Observation.__slots__})
+    columns = {name: getattr(observation, name) for name in Observation.__slots__}
+    return Observation(**{name: None if column is None else column[index] for name, column in columns.items()})
 
 
 def with_confidence(observation: Observation, confidence_BL: Tensor) -> Observation:

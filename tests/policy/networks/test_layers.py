@@ -83,8 +83,20 @@ def test_a_zeroed_conditioning_leaves_a_standard_pre_norm_block() -> None:
     block = AdaptiveBlock(8, 16, 2)
     torch.nn.init.zeros_(block.ada_conditioning.weight)
     torch.nn.init.zeros_(block.ada_conditioning.bias)
-    x, condition = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    x, condition, state = torch.randn(2, 5, 8), torch.randn(2, 3, 8), torch.randint(3, (2, 5))
     middle = x + block._attention(block.norm1(x))
     hidden = torch.nn.functional.gelu(block.linear1(block.norm2(middle)))
-    assert torch.equal(block(x, condition), middle + block.linear2(hidden))
-    assert not torch.equal(block(x, condition), x)
+    assert torch.equal(block(x, condition, state), middle + block.linear2(hidden))
+    assert not torch.equal(block(x, condition, state), x)
+
+
+def test_each_position_is_conditioned_on_its_own_rows_state() -> None:
+    torch.manual_seed(0)
+    block = AdaptiveBlock(8, 16, 2).double()
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    condition, state = torch.randn(3, 2, 8, dtype=torch.float64), torch.randint(2, (3, 5))
+    ada = torch.stack([block.ada_conditioning(condition[row, state[row]]) for row in range(3)])
+    scale1, shift1, gate1, scale2, shift2, gate2 = ada.chunk(6, -1)
+    middle = x + (1 + gate1) * block._attention(block.norm1(x) * (1 + scale1) + shift1)
+    hidden = torch.nn.functional.gelu(block.linear1(block.norm2(middle) * (1 + scale2) + shift2))
+    torch.testing.assert_close(block(x, condition, state), middle + (1 + gate2) * block.linear2(hidden))

@@ -35,7 +35,7 @@ class Grade:
     answer: str
     """What was extracted from the text; empty when nothing could be."""
     detail: str = ""
-    """For `TIMED_OUT` and `GRADER_ERROR`: what happened."""
+    """For `TIMED_OUT` and `GRADER_ERROR`: what happened. Graders may say of `WRONG` and `UNPARSABLE` answers why they are."""
 
     @property
     def is_correct(self) -> bool:

@@ -19,6 +19,25 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class TaskConfig:
+    """How one task is posed and graded; a task refuses settings that it does not read."""
+
+    train: str | None = setting(
+        None, help="file of training rows (.jsonl, .jsonl.gz, .parquet, .csv); null is the published data set"
+    )
+    test: str | None = setting(None, help="file of test rows; null is the published data set")
+    revision: str | None = setting(None, help="commit of the published data set; null is the tested one")
+    prompt: str | None = setting(None, help="named wording of the prompt; null is the task's first")
+    few_shot: int | None = setting(None, help="worked examples in the prompt; null is the task's own", minimum=0)
+    symbolic: bool = setting(True, help="MATH: compare what differs as text symbolically, with math-verify")
+    parity: bool = setting(False, help="grade with the quirks of the reference release")
+    sandbox: Literal["namespaces", "process"] = setting(
+        "namespaces", help="isolation of generated code; 'process' is weaker, see docs/sandbox.md"
+    )
+    grade_deadline_s: float = setting(10.0, help="for one answer; then it is graded as timed out", above=0.0)
+
+
+@dataclass(frozen=True)
 class DecodeConfig:
     """How canvases are decoded in training."""
 
@@ -29,6 +48,12 @@ class DecodeConfig:
     num_slots: int = setting(32, help="rows per forward pass", minimum=1)
     token_temperature: float = setting(0.0, help="the dLLM's; 0 takes the most likely token", minimum=0.0)
     eos: Literal["full", "stop"] = setting("full", help="decode the whole canvas, or stop at the end of the text")
+    max_prompt_length: int | None = setting(
+        None, help="in tokens; null is what the model has positions for beside the canvas", minimum=1
+    )
+    long_prompts: Literal["error", "skip"] = setting(
+        "error", help="a longer prompt stops the run before it starts, or is left out and counted; it is never cut"
+    )
 
     def lengths(self, task_length: int, where: str) -> tuple[int, int]:
         """(canvas length, block length) on a task; a block length that does not divide the canvas is a UserError."""

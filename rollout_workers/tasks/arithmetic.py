@@ -97,7 +97,14 @@ class Arithmetic:
             raise ValueError(f"need 1 <= min_steps <= max_steps <= {MAX_STEPS}, got {min_steps} and {max_steps}")
         self.min_steps = min_steps
         self.max_steps = max_steps
+        self.num_graders = 1
         self.canvas_length = 48
+
+    def prepare(self) -> None:
+        """Nothing: the grade is a comparison of integers."""
+
+    def size(self, split: Split) -> int | None:
+        return None
 
     def example(self, split: Split, index: int) -> Example:
         rng = example_random(self.name, split, index)
@@ -116,6 +123,13 @@ class Arithmetic:
         if value == int(example.answer):
             return Grade(GradeKind.CORRECT, 1.0, answer)
         return Grade(GradeKind.WRONG, 0.0, answer)
+
+    def canonical(self, example: Example) -> str:
+        return f"<reasoning> </reasoning> <answer> {example.answer} </answer>"
+
+    def perturbed(self, example: Example) -> str:
+        """The next value."""
+        return f"<reasoning> </reasoning> <answer> {(int(example.answer) + 1) % LIMIT} </answer>"
 
 
 def draw_problem(rng: random.Random, split: Split, *, num_steps: int) -> Problem:

@@ -38,6 +38,8 @@ class Example:
     """The reference answer, in the form that the task's `grade` compares with."""
     template: str | None = None
     """A canvas with given tokens (`<mask>` where the model writes); None means a canvas that is all masks."""
+    prefill: str = ""
+    """How the answer begins, after the chat template: the model goes on from here, and `grade` sees only what it wrote."""
 
 
 class Task(Protocol):
@@ -46,13 +48,31 @@ class Task(Protocol):
     name: str
     canvas_length: int
     """Canvas length L, in tokens, that the task is posed with unless the user says otherwise."""
+    num_graders: int
+    """How many grades may run at a time; above 1 for graders that wait for another process."""
+
+    def prepare(self) -> None:
+        """Makes sure that this machine can grade the task (a sandbox works, say), or raises a UserError; run before any work."""
+        ...
+
+    def size(self, split: Split) -> int | None:
+        """Number of examples of `split`; None where examples are made up without end."""
+        ...
 
     def example(self, split: Split, index: int) -> Example:
-        """The `index`-th example of `split`; the same for ever, and `index` may be any non-negative integer."""
+        """The `index`-th example of `split`, the same for ever; `index` is below `size`, or any non-negative integer."""
         ...
 
     def grade(self, example: Example, text: str) -> Grade:
         """The verdict on the decoded canvas `text` (special tokens removed, cut at the first end of text)."""
+        ...
+
+    def canonical(self, example: Example) -> str | None:
+        """A canvas text that is right, from the data set's own answer; None where the data set has none."""
+        ...
+
+    def perturbed(self, example: Example) -> str | None:
+        """A canvas text that is wrong, as close to the canonical one as possible; None where there is none of that."""
         ...
 
 

@@ -35,7 +35,14 @@ class Sudoku:
         self.name = "sudoku_infill" if infill else "sudoku"
         self.min_givens = min_givens
         self.max_givens = max_givens
+        self.num_graders = 1
         self.canvas_length = 24
+
+    def prepare(self) -> None:
+        """Nothing: the grade is a look-up."""
+
+    def size(self, split: Split) -> int | None:
+        return None
 
     def example(self, split: Split, index: int) -> Example:
         rng = example_random("sudoku", split, index)
@@ -66,6 +73,15 @@ class Sudoku:
         share = sum(digits[i] == solution[i] for i in empty) / len(empty)
         # A grid whose empty cells are all right but whose givens were overwritten is still wrong.
         return Grade(GradeKind.WRONG, min(share, (CELLS - 1) / CELLS), digits)
+
+    def canonical(self, example: Example) -> str:
+        return word_grid(example.answer.split()[1])
+
+    def perturbed(self, example: Example) -> str:
+        """The solution with another digit in its first empty cell: a valid grid with one cell changed is never valid."""
+        puzzle, solution = example.answer.split()
+        cell = puzzle.index(EMPTY)
+        return word_grid(f"{solution[:cell]}{int(solution[cell]) % SIZE + 1}{solution[cell + 1 :]}")
 
 
 def _rows(cells: str, blank: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -15,11 +18,18 @@ from rollout_workers.tasks.base import split_of
 from rollout_workers.tasks.sudoku import Sudoku, all_grids, count_solutions, draw_puzzle, word_grid
 from tests.fakes.shared_data import shared_data
 
-PUZZLE = "1000003002000004"
+TINY = ("arithmetic", "sudoku", "sudoku_infill")
+"""Tasks in the words of the shipped model."""
+MADE_UP = (*TINY, "sudoku_4x4", "sudoku_4x4_infill", "sudoku_9x9", "sudoku_9x9_infill", "zebra")
+"""Tasks that need no file."""
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
-class TestEveryTask:
+def test_every_task_can_be_made():
+    assert {make_task(name).name for name in TASK_NAMES} == set(TASK_NAMES) >= set(MADE_UP)
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+class TestEveryMadeUpTask:
     def test_examples_depend_on_nothing_but_their_name(self, name):
         keys = [(split, index) for split in Split for index in (0, 1, 7, 100_000)]
         forwards = {key: make_task(name).example(*key) for key in keys}
@@ -36,22 +46,52 @@ class TestEveryTask:
         with pytest.raises(ValueError, match="-1"):
             make_task(name).example(Split.TRAIN, -1)
 
-    def test_prompts_and_canvases_fit_the_shipped_tokenizer(self, name):
-        task, tokenizer = make_task(name), load_tokenizer("tiny")
-        examples = [task.example(split, index) for split in Split for index in range(60)]
-        lengths = {len(tokenizer.encode_prompt(example.prompt)) for example in examples}
-        assert len(lengths) == 1
-        for example in examples:
-            canvas = tokenizer.encode_canvas(example.template, task.canvas_length)
-            assert len(canvas) == task.canvas_length
-            assert tokenizer.mask_id in canvas
+    def test_there_is_no_end_to_them(self, name):
+        assert [make_task(name).size(split) for split in Split] == [None] * 3
+
+    def test_canonical_texts_are_correct_and_perturbed_ones_are_not(self, name):
+        task = make_task(name)
+        task.prepare()
+        for split in Split:
+            for index in range(20):
+                example = task.example(split, index)
+                grade = task.grade(example, task.canonical(example))
+                assert (grade.kind, grade.score) == (GradeKind.CORRECT, 1.0)
+                grade = task.grade(example, task.perturbed(example))
+                assert grade.kind is GradeKind.WRONG
+                assert grade.score < 1.0
 
     def test_prompts_of_the_splits_are_disjoint(self, name):
         task = make_task(name)
-        prompts = {split: {task.example(split, index).prompt for index in range(150)} for split in Split}
+        num = 150 if name in TINY else 40
+        prompts = {split: {task.example(split, index).prompt for index in range(num)} for split in Split}
         assert not prompts[Split.TRAIN] & prompts[Split.TEST]
         assert not prompts[Split.TRAIN] & prompts[Split.VALIDATION]
         assert not prompts[Split.VALIDATION] & prompts[Split.TEST]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_prompts_and_canvases_fit_the_shipped_tokenizer(name):
+    task, tokenizer = make_task(name), load_tokenizer("tiny")
+    examples = [task.example(split, index) for split in Split for index in range(60)]
+    lengths = {len(tokenizer.encode_prompt(example.prompt)) for example in examples}
+    assert len(lengths) == 1
+    for example in examples:
+        canvas = tokenizer.encode_canvas(example.template, task.canvas_length)
+        assert len(canvas) == task.canvas_length
+        assert tokenizer.mask_id in canvas
+
+
+def test_examples_are_the_same_in_every_process():
+    program = (
+        "from rollout_workers.tasks import Split, make_task; "
+        f"print([make_task(name).example(split, 5) for name in {MADE_UP} for split in Split])"
+    )
+    command = [sys.executable, "-c", program]
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+        assert done.stdout == f"{[make_task(name).example(split, 5) for name in MADE_UP for split in Split]}\n"
 
 
 def test_unknown_tasks_are_named():

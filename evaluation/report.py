@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from cluster.logs import wide_console
@@ -58,11 +59,13 @@ def write_results(
             "environment": environment_record(),
             "comparison": comparison,
             "arms": [asdict(summary) for summary in summaries],
+            "tasks": _task_documents(groups),
         }
         (run_dir.evaluation_path / "results.json").write_text(json.dumps(document, indent=1))
         title = f"Accuracy against forward passes (reward: alpha = {alpha:g})"
         pareto = run_dir.plots_path / "pareto.png"
         plot_pareto(summaries, pareto, alpha=alpha, canvas_length=canvas_length, title=title)
+        _print_tasks(console, groups, alpha=alpha)
         console.print(results_table(summaries, alpha=alpha))
         console.print(_comparison_line(comparison))
     plot_learning(history, run_dir.plots_path / "learning.png")
@@ -72,7 +75,39 @@ def write_results(
     console.print(f"plots    {run_dir.plots_path}/ (pareto.png, learning.png)", soft_wrap=True)
 
 
-def compare(summaries: Sequence[ArmSummary], groups: dict[Arm, list[ExampleRecord]]) -> dict[str, Any] | None:
+def _groups_of_task(groups: Mapping[Arm, list[ExampleRecord]], task: str) -> dict[Arm, list[ExampleRecord]]:
+    """The arms that have validly graded records of `task`, with these alone."""
+    mine = {arm: [record for record in records if record.task == task] for arm, records in groups.items()}
+    return {arm: records for arm, records in mine.items() if any(r.grade != "grader_error" for r in records)}
+
+
+def _tasks(groups: Mapping[Arm, list[ExampleRecord]]) -> list[str]:
+    return sorted({record.task for records in groups.values() for record in records})
+
+
+def _task_documents(groups: Mapping[Arm, list[ExampleRecord]]) -> dict[str, Any]:
+    """Per task what results.json says of all tasks together."""
+    documents = {}
+    for task in _tasks(groups):
+        mine = _groups_of_task(groups, task)
+        summaries = [summarise(arm, records) for arm, records in mine.items()]
+        documents[task] = {"comparison": compare(summaries, mine), "arms": [asdict(each) for each in summaries]}
+    return documents
+
+
+def _print_tasks(console: Console, groups: Mapping[Arm, list[ExampleRecord]], *, alpha: float) -> None:
+    """One table per task of a mixture; nothing for a single task, whose table is the whole."""
+    tasks = _tasks(groups)
+    for task in tasks if len(tasks) > 1 else ():
+        mine = _groups_of_task(groups, task)
+        summaries = [summarise(arm, records) for arm, records in mine.items()]
+        console.print(f"task {task}", style="bold")
+        console.print(results_table(summaries, alpha=alpha))
+        console.print(_comparison_line(compare(summaries, mine)))
+        console.print()
+
+
+def compare(summaries: Sequence[ArmSummary], groups: Mapping[Arm, list[ExampleRecord]]) -> dict[str, Any] | None:
     """The learned policy against the heuristic with the best mean reward on the same problems, paired by problem.
 
     The heuristic is chosen with hindsight on the test problems themselves, which favours the heuristics.

@@ -53,6 +53,12 @@ class ExampleRecord:
     num_near_ties: int
     answer: str
     text: str
+    prompt_hash: str = ""
+
+    @property
+    def task(self) -> str:
+        """The task that the example belongs to."""
+        return self.example_id.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,6 +13,7 @@ from rollout_workers.config import check_block_length
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
+from rollout_workers.tasks.stream import Pick
 
 
 def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "evaluation") -> list[Arm]:
@@ -50,15 +50,13 @@ def validation_rewards(
     arms: Sequence[Arm],
     config: EvaluationConfig,
     *,
-    task: str,
-    num_examples: int,
+    picks: Sequence[Pick],
     run_seed: int,
     weight_version: int,
 ) -> dict[Arm, float]:
     """Mean reward of each arm on the validation split, by which settings of a policy may be chosen."""
-    config = dataclasses.replace(config, num_examples=num_examples)
     split = Split.VALIDATION
-    plan = _plan(arms, config, task=task, split=split, run_seed=run_seed, weight_version=weight_version, done=set())
+    plan = _plan(arms, config, picks=picks, split=split, run_seed=run_seed, weight_version=weight_version, done=set())
     arm_of = {lease.id: arm for lease, arm, _ in plan}
     rewards: dict[Arm, list[float]] = {arm: [] for arm in arms}
     for summary, _ in pool.run([lease for lease, _, _ in plan]):
@@ -72,7 +70,7 @@ def evaluate(
     arms: Sequence[Arm],
     config: EvaluationConfig,
     *,
-    task: str,
+    picks: Sequence[Pick],
     split: Split,
     run_seed: int,
     weight_version: int,
@@ -82,7 +80,7 @@ def evaluate(
     """The records of all arms; those already in `record_file` are kept and the rest decoded and appended."""
     records = record_file.read()
     done = {(r.sampler, r.parameter, r.block_length, r.seed, r.example_id) for r in records}
-    plan = _plan(arms, config, task=task, split=split, run_seed=run_seed, weight_version=weight_version, done=done)
+    plan = _plan(arms, config, picks=picks, split=split, run_seed=run_seed, weight_version=weight_version, done=done)
     total = sum(len(lease.groups) for lease, _, _ in plan)
     arm_of = {lease.id: (arm, seed) for lease, arm, seed in plan}
     num_done = 0
@@ -100,7 +98,7 @@ def _plan(
     arms: Sequence[Arm],
     config: EvaluationConfig,
     *,
-    task: str,
+    picks: Sequence[Pick],
     split: Split,
     run_seed: int,
     weight_version: int,
@@ -117,17 +115,20 @@ def _plan(
         )
         for seed in config.seeds if arm.is_random else config.seeds[:1]:
             arm_key = (arm.sampler, arm.parameter, arm.block_length, seed)
-            todo = [i for i in range(config.num_examples) if (*arm_key, f"{task}/{split}/{i}") not in done]
-            for start in range(0, len(todo), config.lease_examples):
-                chunk = todo[start : start + config.lease_examples]
-                groups = tuple(GroupRequest(index, task, split, index, 1) for index in chunk)
+            groups_of_arm = [
+                GroupRequest(number, pick.task, split, pick.index, 1)
+                for number, pick in enumerate(picks)
+                if (*arm_key, f"{pick.task}/{split}/{pick.index}") not in done
+            ]
+            for start in range(0, len(groups_of_arm), config.lease_examples):
+                groups = tuple(groups_of_arm[start : start + config.lease_examples])
                 lease = Lease(len(plan), run_seed + seed, spec, groups, arm.block_length, record=False)
                 plan.append((lease, arm, seed))
     return plan
 
 
 def _records(summary: LeaseSummary, arm: Arm, seed: int) -> list[ExampleRecord]:
-    rows = zip(summary.rows, summary.grades, summary.texts, summary.rewards, strict=True)
+    rows = zip(summary.rows, summary.grades, summary.texts, summary.rewards, summary.prompt_hashes, strict=True)
     return [
         ExampleRecord(
             sampler=arm.sampler,
@@ -143,6 +144,7 @@ def _records(summary: LeaseSummary, arm: Arm, seed: int) -> list[ExampleRecord]:
             num_near_ties=row.num_near_ties,
             answer=grade.answer,
             text=text,
+            prompt_hash=prompt_hash,
         )
-        for row, grade, text, reward in rows
+        for row, grade, text, reward, prompt_hash in rows
     ]

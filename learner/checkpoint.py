@@ -6,7 +6,8 @@ Noise is keyed by counters, so besides weights and optimiser only counters are s
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from policy.weights import from_bytes, load_strictly, to_bytes
 POLICY_FILE = "policy.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class Progress:
 
     step: int = 0
     """Updates done; also the version of the weights."""
-    task_cursor: int = 0
-    """Index of the next training example."""
+    task_cursor: Mapping[str, int] = field(default_factory=dict)
+    """Task name -> training examples drawn from it."""
     best_step: int = 0
     best_reward: float = float("-inf")
     """Mean validation reward of the best checkpoint; -inf before the first validation."""

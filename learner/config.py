@@ -9,7 +9,8 @@ from cluster.config import setting
 from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
 from policy.config import PolicyConfig
-from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig
+from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig, TaskConfig
+from rollout_workers.tasks import TASK_NAMES
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class RunConfig:
 
     run_dir: str = setting("runs/tiny", help="where everything is written")
     seed: int = setting(0, minimum=0)
-    task: Literal["arithmetic", "sudoku", "sudoku_infill"] = "arithmetic"
+    task: str | dict[str, float] = setting("arithmetic", help="a task, or a mixture: names and their relative weights")
+    task_settings: dict[str, TaskConfig] = field(default_factory=dict)
+    """Task name -> how it is posed and graded."""
     model: ModelConfig = field(default_factory=ModelConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -72,11 +75,36 @@ class RunConfig:
     def validate(self, where: str) -> None:
         """Divisions that must come out even."""
         prefix = f"{where}." if where else ""
+        self._check_tasks(prefix)
         if self.learner.prompts_per_step % self.rollout.lease_groups:
             raise UserError(
                 f"config key '{prefix}rollout.lease_groups' is {self.rollout.lease_groups}; "
                 f"allowed: a divisor of learner.prompts_per_step = {self.learner.prompts_per_step}"
             )
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        """Task name -> relative weight, for a single task too."""
+        return {self.task: 1.0} if isinstance(self.task, str) else self.task
+
+    def task_config(self, name: str) -> TaskConfig:
+        """How the task `name` of this run is posed."""
+        return self.task_settings.get(name, TaskConfig())
+
+    def _check_tasks(self, prefix: str) -> None:
+        if not self.task_weights:
+            raise UserError(f"config key '{prefix}task' is {{}}; allowed: one task or more")
+        for name, weight in self.task_weights.items():
+            if name not in TASK_NAMES:
+                raise UserError(f"config key '{prefix}task' is {name!r}; allowed: {', '.join(TASK_NAMES)}")
+            if weight <= 0:
+                raise UserError(f"config key '{prefix}task.{name}' is {weight:g}; allowed: a number > 0")
+        for name in self.task_settings:
+            if name not in self.task_weights:
+                raise UserError(
+                    f"config key '{prefix}task_settings.{name}' belongs to no task of this run; "
+                    f"allowed: {', '.join(self.task_weights)}"
+                )
 
 
 RESULT_NEUTRAL = ("run_dir", "ray_address", "rollout.num_workers", "rollout.start_deadline_s", "rollout.lease_deadline_s",

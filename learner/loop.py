@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +41,10 @@ from learner.config import RunConfig
 from policy.weights import fingerprint
 from rollout_workers.grading.answers import GradeKind
 from rollout_workers.pool import RolloutPool
+from rollout_workers.problems import Problems
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
+from rollout_workers.tasks.stream import Pick
 
 STORE_DEADLINE_S = 60.0
 ROLLOUT, LEARNER, CHECKPOINT, VALIDATION, DRIVER = "rollout", "learner", "checkpoint", "validation", "driver"
@@ -78,6 +81,7 @@ class TrainingLoop:
         pool: RolloutPool,
         learner: ActorHandle,
         store: WeightStore,
+        problems: Problems,
         block_length: int,
         should_stop: Callable[[], bool] = lambda: False,
         on_report: Callable[[Report], None] = lambda report: None,
@@ -87,6 +91,8 @@ class TrainingLoop:
         self._pool = pool
         self._learner = learner
         self._store = store
+        self._training = problems.training
+        self._validation = problems.validation
         self._block_length = block_length
         self._should_stop = should_stop
         self._on_report = on_report
@@ -96,6 +102,7 @@ class TrainingLoop:
         leases_per_step = config.learner.prompts_per_step // config.rollout.lease_groups
         self._buffer = TrajectoryBuffer(capacity=leases_per_step, max_weight_lag=config.learner.max_weight_lag)
         self.progress = Progress()
+        self._next_cursor = self.progress.task_cursor
 
     def resume(self, name: str, files: dict[str, bytes]) -> None:
         """Goes back to a checkpoint: weights, optimiser, counters, and the metrics up to it."""
@@ -131,16 +138,22 @@ class TrainingLoop:
 
     def _leases(self) -> list[Lease]:
         config, step = self._config, self.progress.step
-        per_lease, num_prompts = config.rollout.lease_groups, config.learner.prompts_per_step
-        leases: list[Lease] = []
-        for number, start in enumerate(range(0, num_prompts, per_lease)):
-            first = self.progress.task_cursor + start
-            groups = tuple(
-                GroupRequest(index, config.task, Split.TRAIN, index, config.learner.group_size)
-                for index in range(first, first + per_lease)
+        per_lease, size = config.rollout.lease_groups, config.learner.group_size
+        picks, self._next_cursor = self._training.draw(self.progress.task_cursor, config.learner.prompts_per_step)
+        first = sum(self.progress.task_cursor.values())
+        posed: Counter[Pick] = Counter()
+        groups: list[GroupRequest] = []
+        for number, pick in enumerate(picks, start=first):
+            groups.append(
+                GroupRequest(number, pick.task, Split.TRAIN, pick.index, size, first_sample=posed[pick] * size)
             )
-            leases.append(self._lease(number, UnmaskerSpec(weight_version=step), groups, record=True))
-        return leases
+            posed[pick] += 1
+        return [
+            self._lease(
+                number, UnmaskerSpec(weight_version=step), tuple(groups[start : start + per_lease]), record=True
+            )
+            for number, start in enumerate(range(0, len(groups), per_lease))
+        ]
 
     def _lease(self, number: int, spec: UnmaskerSpec, groups: tuple[GroupRequest, ...], *, record: bool) -> Lease:
         return Lease(number, self._config.seed, spec, groups, self._block_length, record=record)
@@ -162,7 +175,7 @@ class TrainingLoop:
         self.progress = dataclasses.replace(
             self.progress,
             step=self.progress.step + 1,
-            task_cursor=self.progress.task_cursor + self._config.learner.prompts_per_step,
+            task_cursor=self._next_cursor,
         )
         self._publish(weights)
         record = values(reduce([rollout_metrics(summaries), metrics]))
@@ -183,12 +196,15 @@ class TrainingLoop:
         config = self._config
         with self._clock.state(VALIDATION):
             spec = UnmaskerSpec(weight_version=self.progress.step)
-            num, chunk = config.checkpoint.validation_examples, config.evaluation.lease_examples
-            leases: list[Lease] = []
-            for start in range(0, num, chunk):
-                indices = range(start, min(start + chunk, num))
-                groups = tuple(GroupRequest(i, config.task, Split.VALIDATION, i, 1) for i in indices)
-                leases.append(self._lease(len(leases), spec, groups, record=False))
+            chunk = config.evaluation.lease_examples
+            groups = [
+                GroupRequest(number, pick.task, Split.VALIDATION, pick.index, 1)
+                for number, pick in enumerate(self._validation)
+            ]
+            leases = [
+                self._lease(number, spec, tuple(groups[start : start + chunk]), record=False)
+                for number, start in enumerate(range(0, len(groups), chunk))
+            ]
             done = sorted((summary for summary, _ in self._pool.run(leases)), key=lambda summary: summary.lease.id)
         measured = values(rollout_metrics(done))
         record = record | {f"validation_{name}": measured[name] for name in ("reward", "accuracy", "nfe")}
@@ -237,6 +253,7 @@ class TrainingLoop:
                     "step": self.progress.step,
                     "pick": pick,
                     "example_id": row.example_id,
+                    "prompt_hash": first.prompt_hashes[i],
                     "weight_version": row.weight_version,
                     "reward": first.rewards[i],
                     "grade": str(grade.kind),
@@ -255,8 +272,12 @@ class TrainingLoop:
 
 
 def rollout_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
-    """Metrics of decoded rows; they depend on the rows alone, never on which actor decoded them."""
+    """Metrics of decoded rows; they depend on the rows alone, never on which actor decoded them.
+
+    Of a mixture, `reward_TASK` and `accuracy_TASK` tell each task's own.
+    """
     records: list[dict[str, Metric]] = []
+    is_mixture = len({group.task for summary in summaries for group in summary.lease.groups}) > 1
     for summary in summaries:
         for row, grade, reward in zip(summary.rows, summary.grades, summary.rewards, strict=True):
             records.append(
@@ -271,6 +292,10 @@ def rollout_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
                     "near_tie_share": Mean(float(row.num_near_ties > 0), 1),
                 }
             )
+            if is_mixture:
+                task = row.example_id.partition("/")[0]
+                own: dict[str, Metric] = {"reward": Mean(reward, 1), "accuracy": Mean(float(grade.is_correct), 1)}
+                records[-1] |= {f"{name}_{task}": value for name, value in own.items()}
     return reduce(records)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 from rollout_workers.grading.answers import Grade, GradeKind
 from rollout_workers.tasks.base import Example, Task
 
@@ -15,3 +18,12 @@ def grade_text(task: Task, example: Example, text: str) -> Grade:
         return task.grade(example, text)
     except EXPECTED_FAILURES as error:
         return Grade(GradeKind.GRADER_ERROR, 0.0, "", detail=f"{type(error).__name__}: {error}")
+
+
+def grade_all(tasks: Sequence[Task], examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
+    """One verdict per text, in order; graders that wait for other processes run `num_graders` at a time."""
+    num_threads = max((task.num_graders for task in tasks), default=1)
+    if num_threads == 1:
+        return [grade_text(*each) for each in zip(tasks, examples, texts, strict=True)]
+    with ThreadPoolExecutor(num_threads) as pool:
+        return list(pool.map(grade_text, tasks, examples, texts))

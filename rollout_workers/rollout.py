@@ -6,6 +6,8 @@ lease produces depends on nothing but the lease: it may be run anywhere and more
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -14,12 +16,12 @@ from policy.noise import row_key
 from policy.trajectory import TrajectoryBatch, TrajectoryRow
 from policy.unmasker import Unmasker
 from rollout_workers.engine import Engine, EngineStats, EosPolicy
-from rollout_workers.grader import grade_text
+from rollout_workers.grader import grade_all
 from rollout_workers.grading.answers import Grade
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.sequence import Sequence
-from rollout_workers.tasks import Example, Split, Task, make_task
+from rollout_workers.tasks import Example, Split, Task
 from rollout_workers.tokenizer import DllmTokenizer
 
 GRADING = "grading"
@@ -34,6 +36,8 @@ class GroupRequest:
     split: Split
     index: int
     num_samples: int
+    first_sample: int = 0
+    """Number of the first sample: above 0 where a step poses one prompt twice, so that no noise is used twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,17 @@ class LeaseSummary:
     rows: tuple[TrajectoryRow, ...]
     grades: tuple[Grade, ...]
     texts: tuple[str, ...]
+    prompt_hashes: tuple[str, ...]
     rewards: tuple[float, ...]
     stats: EngineStats
     seconds: dict[str, float]
     """The actor's exclusive time states since its previous lease."""
+
+
+def prompt_hash(example: Example, tokenizer: DllmTokenizer) -> str:
+    """Names the prompt as the model reads it, chat template and prefill included: equal for equal prompts alone."""
+    text = tokenizer.render_prompt(example.prompt, example.prefill)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def pose(
@@ -100,7 +111,7 @@ def pose(
     """The row that decodes `example`."""
     return Sequence(
         example_id=example.id,
-        prompt_ids=tokenizer.encode_prompt(example.prompt),
+        prompt_ids=tokenizer.encode_prompt(example.prompt, example.prefill),
         canvas_ids=tokenizer.encode_canvas(example.template, canvas_length),
         block_length=block_length,
         key=key,
@@ -135,6 +146,7 @@ class Rollout:
         settings: DecodeSettings,
         reward: RewardFunction,
         *,
+        tasks: Mapping[str, Task],
         clock: TimeStates,
     ) -> None:
         self._model = model
@@ -142,7 +154,7 @@ class Rollout:
         self._settings = settings
         self._reward = reward
         self._clock = clock
-        self._tasks: dict[str, Task] = {}
+        self._tasks = tasks
 
     def run(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         """All rows of `lease` decoded by `unmasker`: their outcomes, and their decisions if the lease wants them recorded."""
@@ -160,8 +172,9 @@ class Rollout:
         rows = tuple(_wire_row(sequence, lease.weight_version) for sequence in sequences)
         with self._clock.state(GRADING):
             texts = tuple(self._tokenizer.decode_canvas(sequence.tokens_L.tolist()) for sequence in sequences)
-            pairs = zip(examples, texts, strict=True)
-            grades = tuple(grade_text(self._task(example), example, text) for example, text in pairs)
+            grades = tuple(grade_all([self._task(example) for example in examples], examples, texts))
+            hash_of = {each.id: prompt_hash(each, self._tokenizer) for each in dict.fromkeys(examples)}
+            hashes = tuple(hash_of[example.id] for example in examples)
         rewards = tuple(
             self._reward(grade.score, row.nfe, settings.canvas_length) for grade, row in zip(grades, rows, strict=True)
         )
@@ -169,14 +182,13 @@ class Rollout:
         if decoded.steps is not None and decoded.offsets is not None:
             trajectories = TrajectoryBatch(rows, decoded.steps, decoded.offsets)
         seconds = self._clock.take()
-        return LeaseSummary(lease, rows, grades, texts, rewards, decoded.stats, seconds), trajectories
+        return LeaseSummary(lease, rows, grades, texts, hashes, rewards, decoded.stats, seconds), trajectories
 
     def _rows(self, lease: Lease) -> tuple[list[Example], list[Sequence]]:
         examples, sequences = [], []
         for request in lease.groups:
-            task = self._tasks.setdefault(request.task, make_task(request.task))
-            example = task.example(request.split, request.index)
-            for sample in range(request.num_samples):
+            example = self._tasks[request.task].example(request.split, request.index)
+            for sample in range(request.first_sample, request.first_sample + request.num_samples):
                 key = row_key(
                     run_seed=lease.run_seed,
                     example_id=example.id,

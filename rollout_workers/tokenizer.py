@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from cluster.errors import UserError
 from rollout_workers.tasks.base import MASK
 
 
@@ -41,18 +42,27 @@ class DllmTokenizer:
             raise ValueError(f"prompt word {word!r} is not in the model's vocabulary")
         return list(ids)
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt, as a user's turn where the checkpoint brings a chat template."""
+    def render_prompt(self, text: str, prefill: str = "") -> str:
+        """What the model reads: the prompt as a user's turn where the checkpoint brings a chat template, then the prefill."""
         if self.uses_chat_template:
             messages = [{"role": "user", "content": text}]
             text = str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-        return self.encode_text(text)
+        return text + prefill
+
+    def encode_prompt(self, text: str, prefill: str = "") -> list[int]:
+        """Ids of a rendered prompt."""
+        return self.encode_text(self.render_prompt(text, prefill))
 
     def encode_canvas(self, template: str | None, length: int) -> list[int]:
         """A canvas of `length` ids: all masks, or the template with its masks, filled up with end-of-text."""
         if template is None:
             return [self.mask_id] * length
         ids = self.encode_text(template.replace(MASK, self.tokens([self.mask_id])[0]))
+        if ids.count(self.mask_id) != template.count(MASK):
+            raise UserError(
+                f"the tokenizer makes {ids.count(self.mask_id)} mask tokens of a template with {template.count(MASK)} "
+                "empty cells; infilling needs one for each"
+            )
         if len(ids) > length:
             raise ValueError(f"a template of {len(ids)} tokens does not fit a canvas of {length}")
         return ids + [self.eos_id] * (length - len(ids))

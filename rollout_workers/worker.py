@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,11 @@ from policy.networks.dit_confidence import ConfidenceDiT
 from policy.trajectory import TrajectoryBatch
 from policy.unmasker import Unmasker
 from policy.weights import from_bytes
-from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig
+from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.rewards import make_reward
 from rollout_workers.rollout import DecodeSettings, Lease, LeaseSummary, Rollout, UnmaskerSpec
+from rollout_workers.tasks import make_task
 
 WAITING = "waiting"
 WEIGHTS = "weights"
@@ -33,6 +35,7 @@ class WorkerSpec:
     model: ModelConfig
     settings: DecodeSettings
     reward: RewardConfig
+    tasks: Mapping[str, TaskConfig]
     torch_threads: int
     fingerprint: str
     """Architecture of the policy that the run trains."""
@@ -49,11 +52,15 @@ class RolloutWorker:
         self._spec = spec
         self._store = store
         self._policy: tuple[int, ConfidenceDiT] | None = None
+        tasks = {name: make_task(name, config) for name, config in spec.tasks.items()}
+        for task in tasks.values():
+            task.prepare()
         self._rollout = Rollout(
             load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device),
             load_tokenizer(spec.model.name),
             spec.settings,
             make_reward(spec.reward.kind, alpha=spec.reward.alpha),
+            tasks=tasks,
             clock=self._clock,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -175,3 +176,27 @@ def test_the_breakdown_adds_up():
     assert [row[1] for row in states if float(row[1])] == ["11.0", "3.0"]
     assert [row[2] for row in states if float(row[1])] == ["78.6%", "21.4%"]
     Console(quiet=True).print(table)
+
+
+def test_a_mixture_has_one_table_and_one_document_per_task(tmp_path, capsys):
+    others = [
+        dataclasses.replace(
+            record, example_id=record.example_id.replace("sudoku", "arithmetic"), grade="wrong", reward=0.0
+        )
+        for record in RECORDS
+    ]
+    run_dir = RunDir.open(tmp_path / "run", {}, resume=False)
+    options = dict(alpha=1.0, canvas_length=24, history=HISTORY, policy_name="checkpoints/step-000003")
+    write_results(run_dir, [*RECORDS, *others], ARMS, **options)
+    text = capsys.readouterr().out
+    assert "task arithmetic" in text
+    assert "task sudoku" in text
+    results = json.loads((run_dir.evaluation_path / "results.json").read_text())
+    accuracy = {
+        task: {(arm["arm"]["sampler"], arm["arm"]["block_length"]): arm["accuracy"]["mean"] for arm in each["arms"]}
+        for task, each in results["tasks"].items()
+    }
+    assert accuracy["sudoku"][LEARNED, 24] == 0.9
+    assert set(accuracy["arithmetic"].values()) == {0.0}
+    overall = {arm["arm"]["sampler"]: arm["accuracy"]["mean"] for arm in results["arms"]}
+    assert overall[LEARNED] == 0.45

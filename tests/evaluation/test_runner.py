@@ -11,6 +11,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
 from evaluation.runner import evaluate, heuristic_arms, learned_arm, validation_rewards
 from rollout_workers.tasks import Split
+from rollout_workers.tasks.stream import Pick
 from tests.fakes.pool import FakePool, summary_of
 
 THRESHOLD = Arm("threshold", 0.9, 24)
@@ -20,9 +21,13 @@ ARMS = (THRESHOLD, RANDOM, LEARNED_ARM)
 CONFIG = EvaluationConfig(num_examples=10, seeds=(0, 1, 2), lease_examples=4)
 
 
+def picks(num: int) -> list[Pick]:
+    return [Pick("sudoku", index) for index in range(num)]
+
+
 def run(pool: FakePool, path, *, config: EvaluationConfig = CONFIG, arms=ARMS, **options) -> list[ExampleRecord]:
     return evaluate(
-        pool, arms, config, task="sudoku", split=Split.TEST, run_seed=100, weight_version=7,
+        pool, arms, config, picks=picks(config.num_examples), split=Split.TEST, run_seed=100, weight_version=7,
         record_file=RecordFile(path / "records.jsonl"), **options,
     )  # fmt: skip
 
@@ -161,7 +166,7 @@ def test_at_least_one_seed_is_needed():
 
 def test_settings_are_compared_on_the_validation_split_and_all_its_seeds():
     pool, arms = FakePool(), [learned_arm(24, temperature) for temperature in (1.0, 0.5)]
-    rewards = validation_rewards(pool, arms, CONFIG, task="sudoku", num_examples=6, run_seed=100, weight_version=7)
+    rewards = validation_rewards(pool, arms, CONFIG, picks=picks(6), run_seed=100, weight_version=7)
     assert {group.split for lease in pool.leases for group in lease.groups} == {Split.VALIDATION}
     assert {(lease.unmasker.heuristic, lease.unmasker.parameter, lease.weight_version) for lease in pool.leases} == {
         (None, 1.0, 7),

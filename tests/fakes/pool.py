@@ -51,4 +51,6 @@ def summary_of(lease: Lease) -> LeaseSummary:
         )
         grades.append(Grade(GradeKind.CORRECT if is_correct else GradeKind.WRONG, float(is_correct), "7"))
     rewards = tuple(grade.score / row.nfe for grade, row in zip(grades, rows, strict=True))
-    return LeaseSummary(lease, tuple(rows), tuple(grades), ("text",) * len(rows), rewards, EngineStats(), {})
+    return LeaseSummary(
+        lease, tuple(rows), tuple(grades), ("text",) * len(rows), ("hash",) * len(rows), rewards, EngineStats(), {}
+    )

@@ -25,7 +25,9 @@ POLICY_ = lively_policy(seed=1, initial_logit=-1.0)
 def make_rollout(model=None, **settings) -> Rollout:
     settings = DecodeSettings(**(dict(canvas_length=24, num_slots=3) | settings))
     model = model or HashModel(SPEC)
-    return Rollout(model, TOKENIZER, settings, make_reward("multiplicative", alpha=1.0), clock=TimeStates(SCHEDULING))
+    tasks = {name: make_task(name) for name in ("arithmetic", "sudoku", "sudoku_infill")}
+    reward = make_reward("multiplicative", alpha=1.0)
+    return Rollout(model, TOKENIZER, settings, reward, tasks=tasks, clock=TimeStates(SCHEDULING))
 
 
 def make_lease(

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from policy.observation import Observation
 from policy.unmasker import Unmasker
+from rollout_workers.engine import observe
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.sequence import Sequence
 
@@ -43,7 +43,7 @@ def decode_lock_step(
 def _decode_batch(
     model: FrozenDLLM, unmasker: Unmasker, sequences: Many[Sequence], stats: LockStepStats
 ) -> list[list[int]]:
-    spec = model.spec
+    spec, needs = model.spec, unmasker.needs
     width = max(len(sequence.prompt_ids) for sequence in sequences)
     prompts = [[spec.pad_id] * (width - len(s.prompt_ids)) + list(s.prompt_ids) for s in sequences]
     prompt_BP = torch.tensor(prompts, device=model.device)
@@ -61,13 +61,17 @@ def _decode_batch(
             live_B = eligible_BL.any(1)
             if not bool(live_B.any()):
                 break
-            prediction = model.predict(prompt_BP, length_B, canvas_BL, masked_BL)
-            confidences_BLK = torch.ones(len(sequences), L, 1, device=model.device)
-            confidences_BLK[masked_BL] = prediction.confidences_NK.float()
-            log_odds_BL = torch.full((len(sequences), L), torch.inf, device=model.device)
-            log_odds_BL[masked_BL] = prediction.log_odds_N.float()
+            prediction = model.predict(
+                prompt_BP,
+                length_B,
+                canvas_BL,
+                masked_BL,
+                num_confidences=needs.num_confidences,
+                with_entropy=needs.entropy,
+                with_margin=needs.margin,
+            )
             decision = unmasker.decide(
-                Observation(masked_BL, eligible_BL, confidences_BLK, log_odds_BL, nfe_B, nfe_B.float() / L, keys_B)
+                observe(prediction, masked_BL, masked_BL=masked_BL, eligible_BL=eligible_BL, nfe_B=nfe_B, keys_B=keys_B)
             )
             predicted_BL = canvas_BL.clone()
             predicted_BL[masked_BL] = prediction.token_ids_N

@@ -22,7 +22,7 @@ from learner.display import Display
 from learner.loop import StopRequested, TrainingLoop, best_policy
 from learner.services import Services, local_cpus
 from policy.weights import from_bytes, to_bytes
-from rollout_workers.models.base import ModelError
+from rollout_workers.models.base import ModelError, ModelSpec
 from rollout_workers.models.load import check_model, load_tokenizer
 from rollout_workers.pool import RolloutPool
 from rollout_workers.problems import ProblemSet, PromptLimit
@@ -35,8 +35,8 @@ logger = get_logger(__name__)
 def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> int:
     """Trains and evaluates; returns the exit code. Mistakes of the user are `UserError`s raised before anything is written."""
     try:
-        check_model(config.model.name)
-        problem_set = _problem_set(config)
+        model_spec = check_model(config.model.name, config.model.options)
+        problem_set = _problem_set(config, model_spec)
     except ModelError as error:
         raise UserError(f"config key 'model.name': {error}") from error
     canvas_length, block_length = config.decode.lengths(problem_set.canvas_length, "decode")
@@ -99,12 +99,17 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
     return ExitCode.FINISHED
 
 
-def _problem_set(config: RunConfig) -> ProblemSet:
-    """The run's tasks with their data read and checked."""
-    limit = PromptLimit(load_tokenizer(config.model.name), config.decode.max_prompt_length, config.decode.long_prompts)
+def _problem_set(config: RunConfig, model: ModelSpec) -> ProblemSet:
+    """The run's tasks, which this machine can grade, and how long their prompts may be."""
     tasks = {name: make_task(name, config.task_config(name)) for name in config.task_weights}
     for task in tasks.values():
         task.prepare()
+    decode = config.decode
+    canvas_length = decode.canvas_length or max(task.canvas_length for task in tasks.values())
+    room = None if model.num_positions is None else model.num_positions - canvas_length
+    given = [each for each in (room, decode.max_prompt_length) if each is not None]
+    tokenizer = load_tokenizer(config.model.name, config.model.options)
+    limit = PromptLimit(tokenizer, min(given, default=None), decode.long_prompts)
     return ProblemSet(tasks, config.task_weights, config.seed, limit)
 
 

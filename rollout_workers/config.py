@@ -7,15 +7,27 @@ from typing import Literal
 
 from cluster.config import setting
 from cluster.errors import UserError
+from rollout_workers.models.options import LoadOptions
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Which frozen dLLM."""
 
-    name: str = setting("tiny", help="'tiny' (shipped) or a folder in the Hugging Face format")
+    name: str = setting(
+        "tiny", help="'tiny' (shipped), a folder in the Hugging Face format, or OWNER/NAME of a hub repository"
+    )
+    revision: str | None = setting(None, help="commit, branch or tag of a hub repository; null is main")
+    remote_code: bool = setting(False, help="run the checkpoint's own modelling code, with the rights of the run")
+    mask_token_id: int | None = setting(None, help="for checkpoints that do not say it", minimum=0)
+    logit_shift: bool = setting(False, help="with remote_code: the logits of a position stand one to its left")
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     device: str = setting("cpu", help="torch device of each rollout actor")
+
+    @property
+    def options(self) -> LoadOptions:
+        """What loading is told besides name, dtype and device."""
+        return LoadOptions(self.revision, self.remote_code, self.mask_token_id, self.logit_shift)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Engine:
         unmasker: decides what to commit.
         num_slots: most rows per forward pass.
         token_temperature: 0 takes the most likely token; confidences are untempered either way.
-        eos: `full` decodes the whole canvas; `stop` ends a row once an end-of-text and all before it are committed.
+        eos: `full` decodes the whole canvas; `stop` ends a row once an end of text or turn and all before it are committed.
         clock: where time goes; its states are `forward`, `policy` and `scheduling`.
     """
 
@@ -129,7 +129,9 @@ class Engine:
         with self._clock.state(FORWARD):
             prediction = self._predict(rows, wanted_BL)
         with self._clock.state(POLICY):
-            observation = _observe(rows, masked_BL, eligible_BL, wanted_BL, prediction)
+            observation = observe(
+                prediction, wanted_BL, masked_BL=masked_BL, eligible_BL=eligible_BL, nfe_B=rows.nfe_B, keys_B=rows.key_B
+            )
             decision = self._unmasker.decide(observation)
         predicted_BL = rows.canvas_BL.clone()
         predicted_BL[wanted_BL] = prediction.token_ids_N
@@ -144,12 +146,15 @@ class Engine:
         token_uniforms_N = None
         if self._token_temperature > 0:
             token_uniforms_N = uniforms(rows.key_B, rows.nfe_B, wanted_BL.shape[1], Stream.TOKEN)[wanted_BL]
+        needs = self._unmasker.needs
         return self._model.predict(
             rows.prompt_BP,
             rows.prompt_length_B,
             rows.canvas_BL,
             wanted_BL,
-            num_confidences=self._unmasker.needs.num_confidences,
+            num_confidences=needs.num_confidences,
+            with_entropy=needs.entropy,
+            with_margin=needs.margin,
             token_temperature=self._token_temperature,
             token_uniforms_N=token_uniforms_N,
         )
@@ -161,10 +166,13 @@ class Engine:
         is_limit_B = rows.nfe_B >= rows.step_limit_B
         is_stop_B = torch.zeros_like(is_clean_B)
         if self._eos == "stop":
-            is_eos_BL = rows.canvas_BL == self._model.spec.eos_id
-            first_eos_B = torch.where(is_eos_BL.any(1), is_eos_BL.int().argmax(1), masked_BL.shape[1])
-            is_stop_B = ~is_clean_B & is_eos_BL.any(1) & (masked_BL.int().argmax(1) > first_eos_B)
-            rows.canvas_BL = torch.where(is_stop_B.unsqueeze(1) & masked_BL, self._model.spec.eos_id, rows.canvas_BL)
+            spec = self._model.spec
+            is_end_BL = rows.canvas_BL == spec.eos_id
+            if spec.end_of_turn_id is not None:
+                is_end_BL |= rows.canvas_BL == spec.end_of_turn_id
+            first_end_B = torch.where(is_end_BL.any(1), is_end_BL.int().argmax(1), masked_BL.shape[1])
+            is_stop_B = ~is_clean_B & is_end_BL.any(1) & (masked_BL.int().argmax(1) > first_end_B)
+            rows.canvas_BL = torch.where(is_stop_B.unsqueeze(1) & masked_BL, spec.eos_id, rows.canvas_BL)
         ended: dict[int, SequenceStatus] = {}
         for row, (clean, stop, limit) in enumerate(torch.stack([is_clean_B, is_stop_B, is_limit_B], 1).tolist()):
             if clean:
@@ -176,27 +184,40 @@ class Engine:
         return ended
 
 
-def _observe(
-    rows: LiveRows, masked_BL: Tensor, eligible_BL: Tensor, wanted_BL: Tensor, prediction: Prediction
+def observe(
+    prediction: Prediction,
+    wanted_BL: Tensor,
+    *,
+    masked_BL: Tensor,
+    eligible_BL: Tensor,
+    nfe_B: Tensor,
+    keys_B: Tensor,
 ) -> Observation:
-    """Scatters the predictions over the canvas; positions that were not asked for report a confidence of 1."""
+    """Scatters the predictions over the canvas; positions that were not asked for report a certain prediction."""
     B, L = masked_BL.shape
     K = prediction.confidences_NK.shape[1]
     dtype = prediction.confidences_NK.dtype
     confidences_BLK = torch.zeros(B, L, K, dtype=dtype, device=masked_BL.device)
     confidences_BLK[:, :, 0] = 1.0
     confidences_BLK[wanted_BL] = prediction.confidences_NK
-    log_odds_BL = torch.full((B, L), torch.inf, dtype=dtype, device=masked_BL.device)
-    log_odds_BL[wanted_BL] = prediction.log_odds_N
     return Observation(
         masked_BL=masked_BL,
         eligible_BL=eligible_BL,
         confidences_BLK=confidences_BLK.float(),
-        log_odds_BL=log_odds_BL,
-        nfe_B=rows.nfe_B,
-        time_B=rows.nfe_B.float() / L,
-        keys_B=rows.key_B,
+        log_odds_BL=_scatter(prediction.log_odds_N, wanted_BL, torch.inf),
+        nfe_B=nfe_B,
+        time_B=nfe_B.float() / L,
+        keys_B=keys_B,
+        entropy_BL=None if prediction.entropy_N is None else _scatter(prediction.entropy_N, wanted_BL, 0.0).float(),
+        margin_BL=None if prediction.margin_N is None else _scatter(prediction.margin_N, wanted_BL, 1.0).float(),
     )
+
+
+def _scatter(values_N: Tensor, wanted_BL: Tensor, elsewhere: float) -> Tensor:
+    """`[B, L]` with the values at the wanted positions."""
+    values_BL = torch.full(wanted_BL.shape, elsewhere, dtype=values_N.dtype, device=values_N.device)
+    values_BL[wanted_BL] = values_N
+    return values_BL
 
 
 class _Recorder:

@@ -14,7 +14,7 @@ from cluster.allocator import keep_freed_memory
 from cluster.metrics import TimeStates
 from cluster.weight_store import WeightStore
 from policy.factory import make_learned, make_swept_heuristic
-from policy.networks.dit_confidence import ConfidenceDiT
+from policy.networks.base import PolicyNetwork
 from policy.trajectory import TrajectoryBatch
 from policy.unmasker import Unmasker
 from policy.weights import from_bytes
@@ -51,13 +51,13 @@ class RolloutWorker:
         self._clock = TimeStates(WAITING)
         self._spec = spec
         self._store = store
-        self._policy: tuple[int, ConfidenceDiT] | None = None
+        self._policy: tuple[int, PolicyNetwork] | None = None
         tasks = {name: make_task(name, config) for name, config in spec.tasks.items()}
         for task in tasks.values():
             task.prepare()
         self._rollout = Rollout(
-            load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device),
-            load_tokenizer(spec.model.name),
+            load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device, options=spec.model.options),
+            load_tokenizer(spec.model.name, spec.model.options),
             spec.settings,
             make_reward(spec.reward.kind, alpha=spec.reward.alpha),
             tasks=tasks,
@@ -82,7 +82,7 @@ class RolloutWorker:
                 self._policy = (spec.weight_version, self._pull(spec.weight_version))
         return make_learned(self._policy[1], temperature=spec.parameter)
 
-    def _pull(self, version: int) -> ConfidenceDiT:
+    def _pull(self, version: int) -> PolicyNetwork:
         assert self._store is not None, "a learned policy needs a weight store"
         record = self._store.fetch(version, fingerprint=self._spec.fingerprint, timeout_s=self._spec.weights_deadline_s)
         return from_bytes(record.data, where=f"weight version {version}").to(self._spec.model.device)

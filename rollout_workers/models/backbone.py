@@ -1,12 +1,13 @@
-"""transformers' own backbones made bidirectional, and their reduction over the vocabulary.
+"""transformers' own backbones made bidirectional, as frozen dLLMs.
 
-Every adapter runs on these, so attention, rotary and normalisation are the maintained code and no remote code is needed.
+Every family runs on these, so attention, rotary and normalisation are the maintained code and no remote code is needed.
 
 Shapes: see `rollout_workers.models.base`; `S` = P + L tokens, `D` hidden size.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import overload
 
 import torch
@@ -14,9 +15,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rollout_workers.models.base import ModelSpec, Prediction
-
-LOGITS_BYTES = 256 * 2**20
-"""Float32 logits that exist at one time: peak memory does not grow with B x L x V."""
+from rollout_workers.models.reduction import Inputs, Reduction, reduce_in_pieces, wide
 
 Backbone = LlamaForCausalLM | Qwen2ForCausalLM
 
@@ -30,6 +29,11 @@ def bidirectional(config: LlamaConfig | Qwen2Config) -> Backbone:
     config.is_causal = False
     config.use_cache = False
     return Qwen2ForCausalLM(config) if isinstance(config, Qwen2Config) else LlamaForCausalLM(config)
+
+
+def make_buffers(model: Backbone, device: str) -> None:
+    """Makes what no file holds: the rotary frequencies of a model that was built without memory."""
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
 
 
 class BackboneDLLM:
@@ -55,60 +59,33 @@ class BackboneDLLM:
         num_confidences: int = 1,
         token_temperature: float = 0.0,
         token_uniforms_N: Tensor | None = None,
+        with_entropy: bool = False,
+        with_margin: bool = False,
+        with_hidden: bool = False,
     ) -> Prediction:
-        hidden_BLD = self.hidden_states(prompt_BP, prompt_length_B, canvas_BL)
-        hidden_ND = hidden_BLD[wanted_BL]
-        num_at_once = max(1, LOGITS_BYTES // (4 * self.spec.vocabulary_size))
-        parts = []
-        for start in range(0, max(1, len(hidden_ND)), num_at_once):
-            chunk = slice(start, start + num_at_once)
-            logits_NV = self.model.lm_head(hidden_ND[chunk])
-            if self.spec.num_tokens is not None:
-                logits_NV[:, self.spec.num_tokens :] = -torch.inf
-            uniforms_N = None if token_uniforms_N is None else token_uniforms_N[chunk]
-            parts.append(reduce_logits(logits_NV, self.spec.mask_id, num_confidences, token_temperature, uniforms_N))
-        if len(parts) == 1:
-            return parts[0]
-        return Prediction(
-            torch.cat([part.token_ids_N for part in parts]),
-            torch.cat([part.confidences_NK for part in parts]),
-            torch.cat([part.log_odds_N for part in parts]),
-        )
+        inputs = Inputs.join(prompt_BP, prompt_length_B, canvas_BL)
+        row_N, slot_N = inputs.sources(wanted_BL, is_shifted=self.is_shifted)
+        hidden_BSD = self._hidden_states(inputs)
 
-    def hidden_states(self, prompt_BP: Tensor, prompt_length_B: Tensor, canvas_BL: Tensor) -> Tensor:
-        """`[B, L, D]` last hidden states that predict the canvas; padding is masked as a key and not counted in positions."""
-        P, L = prompt_BP.shape[1], canvas_BL.shape[1]
-        tokens_BS = torch.cat([prompt_BP, canvas_BL], 1)
-        padding_B1 = (P - prompt_length_B).unsqueeze(1)
-        slot_S = torch.arange(P + L, device=tokens_BS.device)
+        def logits_of(chunk: slice) -> Tensor:
+            logits_NV: Tensor = self.model.lm_head(hidden_BSD[row_N[chunk], slot_N[chunk]])
+            return logits_NV
+
+        reduction = Reduction(num_confidences, token_temperature, token_uniforms_N, with_entropy, with_margin)
+        prediction = reduce_in_pieces(logits_of, len(row_N), self.spec, reduction)
+        return replace(prediction, hidden_ND=wide(hidden_BSD[row_N, slot_N])) if with_hidden else prediction
+
+    def _hidden_states(self, inputs: Inputs) -> Tensor:
+        """`[B, S, D]` last hidden states after the final norm. Without padding there is no mask, which is the faster attention."""
         mask_BS = position_BS = None
-        if bool((padding_B1 > 0).any()):
-            mask_BS = (slot_S >= padding_B1).long()
-            position_BS = (slot_S - padding_B1).clamp(min=0)
-        out = self.model.model(input_ids=tokens_BS, attention_mask=mask_BS, position_ids=position_BS)
+        if bool((inputs.padding_B > 0).any()):
+            mask_BS, position_BS = inputs.mask_BS, inputs.position_BS
+        out = self.model.model(input_ids=inputs.tokens_BS, attention_mask=mask_BS, position_ids=position_BS)
         hidden_BSD: Tensor = out.last_hidden_state
-        if not self.is_shifted:
-            return hidden_BSD[:, P:]
-        # The first real token of a row has nothing to its left and is predicted from itself.
-        left_BL = torch.maximum(slot_S[P:] - 1, padding_B1)
-        return hidden_BSD.gather(1, left_BL.unsqueeze(2).expand(-1, -1, hidden_BSD.shape[2]))
+        return hidden_BSD
 
-
-def reduce_logits(
-    logits_NV: Tensor, mask_id: int, num_confidences: int, token_temperature: float, uniforms_N: Tensor | None
-) -> Prediction:
-    """Tokens, confidences and log-odds of each position; the mask id takes no part."""
-    if logits_NV.dtype != torch.float64:
-        logits_NV = logits_NV.float()
-    logits_NV[:, mask_id] = -torch.inf
-    top_NK, top_ids_NK = logits_NV.topk(num_confidences, dim=-1)
-    total_N1 = logits_NV.logsumexp(-1, keepdim=True)
-    confidences_NK = (top_NK - total_N1).exp()
-    token_ids_N = top_ids_NK[:, 0].clone()
-    if token_temperature > 0:
-        assert uniforms_N is not None, "a token temperature needs uniform numbers"
-        cumulative_NV = (logits_NV.double() / token_temperature).softmax(-1).cumsum(-1)
-        target_N1 = (uniforms_N.double() * cumulative_NV[:, -1]).unsqueeze(1)
-        token_ids_N = torch.searchsorted(cumulative_NV, target_N1).squeeze(1).clamp(max=logits_NV.shape[1] - 1)
-    others_N = logits_NV.scatter_(1, top_ids_NK[:, :1], -torch.inf).logsumexp(-1)
-    return Prediction(token_ids_N, confidences_NK, top_NK[:, 0] - others_N)
+    @torch.no_grad()
+    def raw_logits(self, ids_S: Tensor) -> Tensor:
+        """`[S, V]` logits of one row as the head gives them: not shifted, nothing excluded."""
+        logits_BSV: Tensor = self.model(input_ids=ids_S.unsqueeze(0)).logits
+        return wide(logits_BSV[0])

@@ -3,7 +3,8 @@
 Predictions are aligned with their own positions (no logit shift is visible), the mask id is never predicted, and nobody outside an
 adapter ever sees a `[B, L, V]` tensor: only the positions asked for leave it, reduced over the vocabulary.
 
-Shapes: `B` rows, `P` prompt tokens (left-padded), `L` canvas tokens, `N` positions asked for, `K` confidences, `V` vocabulary.
+Shapes: `B` rows, `P` prompt tokens (left-padded), `L` canvas tokens, `N` positions asked for, `K` confidences, `V` vocabulary,
+`D` hidden size.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from torch import Tensor
 
 
 class ModelError(ValueError):
-    """A model folder that cannot be used; one line that names the folder and what is wrong with it."""
+    """A model that cannot be used; one line that names it and what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Ids that decoding depends on."""
+    """Ids and sizes that decoding depends on."""
 
     name: str
     mask_id: int
@@ -33,18 +34,29 @@ class ModelSpec:
     """Ids below it are tokens, those from it on are padding and never predicted; None where there is no padding."""
     end_of_turn_id: int | None = None
     """Ends an answer, as end-of-text does."""
+    num_positions: int | None = None
+    """Tokens of prompt and canvas that the model was made for; None where its config does not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The model's opinion about N positions."""
+    """The model's opinion about N positions.
+
+    All of it comes from untempered logits without the mask id, in float32 (float64 for a float64 model).
+    """
 
     token_ids_N: Tensor
     """int64: the greedy token, or a sampled one when a token temperature was given."""
     confidences_NK: Tensor
-    """The K largest probabilities, largest first, from untempered logits in float32 (float64 for a float64 model)."""
+    """The K largest probabilities, largest first."""
     log_odds_N: Tensor
     """log(p / (1 - p)) of the largest probability, computed from the logits of the other tokens, so it never saturates."""
+    entropy_N: Tensor | None = None
+    """Entropy in nats; None unless asked for, as all below."""
+    margin_N: Tensor | None = None
+    """The largest probability minus the second largest."""
+    hidden_ND: Tensor | None = None
+    """The last hidden state that the position is predicted from."""
 
 
 class FrozenDLLM(Protocol):
@@ -63,6 +75,9 @@ class FrozenDLLM(Protocol):
         num_confidences: int = 1,
         token_temperature: float = 0.0,
         token_uniforms_N: Tensor | None = None,
+        with_entropy: bool = False,
+        with_margin: bool = False,
+        with_hidden: bool = False,
     ) -> Prediction:
         """One forward pass over all rows.
 
@@ -74,5 +89,8 @@ class FrozenDLLM(Protocol):
             num_confidences: K.
             token_temperature: 0 picks the argmax; above 0 tokens are drawn by `token_uniforms_N`.
             token_uniforms_N: one uniform number per wanted position, needed when the temperature is above 0.
+            with_entropy: fills `entropy_N`.
+            with_margin: fills `margin_N`.
+            with_hidden: fills `hidden_ND`; a ModelError from a model that does not show its hidden states.
         """
         ...

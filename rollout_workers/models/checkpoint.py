@@ -6,7 +6,7 @@ Opening reads headers only, so a missing, torn or incomplete file is found befor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from rollout_workers.models.base import ModelError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,14 @@ class Checkpoint:
     @staticmethod
     def open(folder: Path) -> Checkpoint:
         """Raises ModelError for a folder that is missing, incomplete or torn."""
-        config = _read_object(folder, CONFIG)
+        config = read_object(folder, CONFIG)
         if not (folder / INDEX).is_file():
             return Checkpoint(folder, config, dict.fromkeys(_header(folder, WEIGHTS), WEIGHTS))
-        index = _read_object(folder, INDEX).get("weight_map")
+        index = read_object(folder, INDEX).get("weight_map")
         if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
             raise ModelError(f"model folder '{folder}': {INDEX} needs a weight_map from tensor names to file names")
+        if outside := [file for file in index.values() if Path(file).name != file]:
+            raise ModelError(f"model folder '{folder}': {INDEX} names {outside[0]!r}; needed: files of this folder")
         headers = {file: _header(folder, file) for file in sorted(set(index.values()))}
         for name, file in index.items():
             if name not in headers[file]:
@@ -72,24 +75,27 @@ class Checkpoint:
     def num_bytes(self) -> int:
         return sum((self.folder / file).stat().st_size for file in set(self.shard_of.values()))
 
-    def tensors(
-        self, dtype: torch.dtype, device: str, on_shard: Callable[[str], None] = lambda file: None
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, in `dtype` and on `device`; one is in host memory at a time. `on_shard` hears of each finished file."""
-        names_of: dict[str, list[str]] = {}
-        for name, file in self.shard_of.items():
-            names_of.setdefault(file, []).append(name)
-        for file in sorted(names_of):
+    def tensors(self, dtype: torch.dtype, device: str) -> Iterator[tuple[str, Tensor, int]]:
+        """Every tensor as (name, values in `dtype` on `device`, bytes in its file).
+
+        One tensor is in host memory beside those that the caller keeps, and nothing of the files stays mapped: a checkpoint
+        may be replaced while its model is in use.
+        """
+        for name, file in sorted(self.shard_of.items(), key=lambda item: (item[1], item[0])):
+            # Reading touches pages of the mapped file, which count as ours until it is closed: so it is opened for each tensor.
             with safe_open(self.folder / file, framework="pt", device=device) as shard:
-                for name in names_of[file]:
-                    tensor = shard.get_tensor(name)
-                    if not tensor.is_floating_point():
-                        raise self.error(f"{file} holds {name!r} as {tensor.dtype}; needed: floating point")
-                    yield name, tensor.to(dtype)
-            on_shard(file)
+                stored = shard.get_tensor(name)
+            if not stored.is_floating_point():
+                raise self.error(f"{file} holds {name!r} as {stored.dtype}; needed: floating point")
+            num_bytes = stored.numel() * stored.element_size()
+            is_mapped = stored.dtype == dtype and stored.device.type == "cpu"
+            tensor = stored.clone() if is_mapped else stored.to(dtype)
+            del stored
+            yield name, tensor, num_bytes
+            del tensor
 
 
-def _read_object(folder: Path, name: str) -> dict[str, Any]:
+def read_object(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads((folder / name).read_text())
     except OSError as error:

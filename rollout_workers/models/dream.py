@@ -35,5 +35,7 @@ DREAM = Family(
     end_of_turn="<|im_end|>",
     make_config=_make_config,
     tensor_name=lambda name: name,
+    rows_keys=("vocab_size",),
+    positions_key="max_position_embeddings",
     is_shifted=True,
 )

@@ -41,7 +41,7 @@ def _tensor_name(name: str) -> str:
 
 def _make_config(checkpoint: Checkpoint) -> LlamaConfig:
     checkpoint.require(
-        block_type=("llama", None),
+        block_type=("llama",),
         layer_norm_type=("rms",),
         activation_type=("silu",),
         rope=(True,),
@@ -52,16 +52,16 @@ def _make_config(checkpoint: Checkpoint) -> LlamaConfig:
         input_emb_norm=_OFF,
         scale_logits=_OFF,
         multi_query_attention=_OFF,
+        clip_qkv=_OFF,
     )
-    config = {key: value for key, value in checkpoint.config.items() if value is not None}
+    has_groups = checkpoint.config.get("n_kv_heads") is not None
     return LlamaConfig(
         hidden_size=checkpoint.integer("d_model"),
         intermediate_size=checkpoint.integer("mlp_hidden_size"),
         num_hidden_layers=checkpoint.integer("n_layers"),
         num_attention_heads=checkpoint.integer("n_heads"),
-        num_key_value_heads=checkpoint.integer("n_kv_heads" if "n_kv_heads" in config else "n_heads"),
-        # The embedding is padded beyond the vocabulary where embedding_size says so.
-        vocab_size=checkpoint.integer("embedding_size" if "embedding_size" in config else "vocab_size"),
+        num_key_value_heads=checkpoint.integer("n_kv_heads" if has_groups else "n_heads"),
+        vocab_size=checkpoint.integer(LLADA.rows_key(checkpoint)),
         max_position_embeddings=checkpoint.integer("max_sequence_length"),
         rms_norm_eps=checkpoint.number("rms_norm_eps", 1e-5),
         rope_parameters={"rope_type": "default", "rope_theta": checkpoint.number("rope_theta", 10000.0)},
@@ -79,5 +79,8 @@ LLADA = Family(
     end_of_turn="<|eot_id|>",
     make_config=_make_config,
     tensor_name=_tensor_name,
+    # The embedding is padded beyond the vocabulary where embedding_size says so.
+    rows_keys=("embedding_size", "vocab_size"),
+    positions_key="max_sequence_length",
     is_shifted=False,
 )

@@ -21,5 +21,7 @@ LLAMA = Family(
     end_of_turn=None,
     make_config=_make_config,
     tensor_name=lambda name: name,
+    rows_keys=("vocab_size",),
+    positions_key="max_position_embeddings",
     is_shifted=False,
 )

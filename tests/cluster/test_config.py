@@ -33,7 +33,7 @@ class Learner:
     mode: Mode = Mode.FULL
     loss: Literal["grpo", "upo"] = "grpo"
     tags: tuple[str, ...] = ()
-    weights: dict[str, float] = setting({}, minimum=0)  # noqa: RUF009 - makes a field
+    weights: dict[str, float] = setting({}, minimum=0)
     optimiser: Optimiser = field(default_factory=Optimiser)
     verbose: bool = False
     precision: str = setting("float32", choices=("float32", "bfloat16"))

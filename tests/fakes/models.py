@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
-from rollout_workers.models.backbone import BackboneDLLM, bidirectional, reduce_logits
+from rollout_workers.models.backbone import BackboneDLLM, bidirectional
 from rollout_workers.models.base import FrozenDLLM, ModelSpec, Prediction
+from rollout_workers.models.reduction import Reduction, reduce_logits
 
 PAD_ID, EOS_ID, MASK_ID = 0, 1, 2
 _MULTIPLIERS = (0x5851F42D4C957F2D, 0x2545F4914F6CDD1D, 0x369DEA0F31A53F85)
@@ -51,7 +52,11 @@ class HashModel:
         num_confidences: int = 1,
         token_temperature: float = 0.0,
         token_uniforms_N: Tensor | None = None,
+        with_entropy: bool = False,
+        with_margin: bool = False,
+        with_hidden: bool = False,
     ) -> Prediction:
+        assert not with_hidden, "a hash has no hidden states"
         P, L = prompt_BP.shape[1], canvas_BL.shape[1]
         distance_P = torch.arange(P, 0, -1)
         is_real_BP = distance_P <= prompt_length_B.unsqueeze(1)
@@ -63,9 +68,8 @@ class HashModel:
         uniform_BLV = (bits_BLV.double() + 0.5) / 2**32
         logits_BLV = -(-uniform_BLV.log()).log() * self._sharpness
         logits_BLV[:, :, self.spec.eos_id] += self._eos_bonus
-        return reduce_logits(
-            logits_BLV[wanted_BL], self.spec.mask_id, num_confidences, token_temperature, token_uniforms_N
-        )
+        reduction = Reduction(num_confidences, token_temperature, token_uniforms_N, with_entropy, with_margin)
+        return reduce_logits(logits_BLV[wanted_BL], self.spec.mask_id, reduction)
 
 
 class FixedTextModel:

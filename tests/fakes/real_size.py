@@ -1,6 +1,7 @@
 """A LLaDA checkpoint of random weights at the real vocabulary size and ids, and small data files.
 
-`python -m tests.fakes.real_size DIR` makes everything that a run with the real weights needs, so that such a run can be tried without them.
+`python -m tests.fakes.real_size DIR` makes everything that a run with the real weights needs, so that such a run can be tried
+without them.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from cluster.metrics import TimeStates
 from policy.factory import make_heuristic
 from policy.learned import score_steps
+from policy.observation import Needs, Observation
 from policy.scope import Scope
+from policy.unmasker import Decision
 from rollout_workers.engine import FORWARD, POLICY, SCHEDULING, Decoded, Engine
 from rollout_workers.models.load import load_model
 from rollout_workers.sequence import NEVER, Sequence, SequenceStatus
-from tests.fakes.models import EOS_ID, MASK_ID, HashModel, SpyModel
+from tests.fakes.models import EOS_ID, MASK_ID, HashModel, SpyModel, small_spec
 from tests.fakes.policies import lively_policy
 
 LENGTH = 12
@@ -249,6 +252,54 @@ def test_stopping_at_the_end_of_text_saves_passes():
         filled_L = sequence.order_L == NEVER
         assert (sequence.tokens_L[filled_L] == EOS_ID).all()
         assert filled_L.any()
+
+
+def test_the_end_of_a_turn_stops_a_row_too():
+    end_of_turn = 7
+    spec = replace(small_spec(), end_of_turn_id=end_of_turn)
+    canvas = [5, 6, end_of_turn, *[MASK_ID] * (LENGTH - 3)]
+    for ids, nfe, status in ((spec, 0, SequenceStatus.EOS_STOP), (small_spec(), LENGTH - 3, SequenceStatus.CLEAN)):
+        sequence = make_sequence([3], canvas, LENGTH)
+        model = HashModel(ids, eos_bonus=-9.0)
+        decode([sequence], make_heuristic("low_confidence", 1), eos="stop", model=model)
+        assert (sequence.status, sequence.nfe) == (status, nfe)
+
+
+class Watcher:
+    """Another unmasker that asks for everything, with what it saw kept."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.needs = Needs(scope=scope, num_confidences=2, entropy=True, margin=True)
+        self.seen: list[Observation] = []
+        self._unmasker = make_heuristic("low_confidence", 2)
+
+    def decide(self, observation: Observation) -> Decision:
+        self.seen.append(observation)
+        return self._unmasker.decide(observation)
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+def test_entropy_and_margin_are_seen_where_they_were_asked_for(scope):
+    watcher = Watcher(scope)
+    decode([make_sequence([3], [MASK_ID] * LENGTH, 4, key) for key in range(3)], watcher, num_slots=2)
+    for seen in watcher.seen:
+        assert seen.entropy_BL.dtype == seen.margin_BL.dtype == torch.float32
+        wanted_BL = {
+            Scope.BLOCK: seen.eligible_BL, Scope.MASKED: seen.masked_BL, Scope.CANVAS: torch.ones_like(seen.masked_BL)
+        }[scope]  # fmt: skip
+        assert (seen.entropy_BL[wanted_BL] > 0).all()
+        assert (seen.entropy_BL[~wanted_BL] == 0).all()
+        assert (seen.margin_BL[~wanted_BL] == 1).all()
+        two_BLK = seen.confidences_BLK
+        torch.testing.assert_close(seen.margin_BL, two_BLK[:, :, 0] - two_BLK[:, :, 1], atol=1e-6, rtol=0)
+
+
+def test_nobody_pays_for_what_nobody_needs():
+    model = HashModel()
+    observations = Watcher(Scope.BLOCK)
+    observations.needs = Needs()
+    decode([make_sequence([3], [MASK_ID] * LENGTH, 4)], observations, model=model)
+    assert {(seen.entropy_BL, seen.margin_BL) for seen in observations.seen} == {(None, None)}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rollout_workers.models.base import ModelError, Prediction
-from rollout_workers.models.load import check_model, load_model, load_tokenizer, self_check
+from rollout_workers.models.load import check_model, load_model, load_tokenizer
 from rollout_workers.models.tiny import CHECKPOINT_DIR
 from rollout_workers.models.tiny.pretrain import Recipe, build_model
 from rollout_workers.models.tiny.vocabulary import build_tokenizer
-from tests.fakes.models import EOS_ID, MASK_ID, HashModel, PaddingLeaker, random_llama, small_spec
+from tests.fakes.models import EOS_ID, MASK_ID, small_spec
 
 SMALL = Recipe(hidden_size=16, num_layers=1, num_heads=2, feed_forward_size=16)
 
@@ -83,7 +83,10 @@ BAD = {
     "missing tensor": (set_tensors(lambda tensors: tensors.pop(NORM)), NORM),
     "misshapen tensor": (set_tensors(lambda tensors: tensors.update({NORM: torch.ones(5)})), NORM),
     "extra tensor": (set_tensors(lambda tensors: tensors.update({"foo.weight": torch.ones(5)})), "foo.weight"),
-    "weights that are not numbers": (set_tensors(lambda tensors: tensors[NORM].fill_(float("nan"))), "padding"),
+    "weights that are not numbers": (
+        set_tensors(lambda tensors: tensors[NORM].fill_(float("nan"))),
+        "'numbers' failed",
+    ),
 }
 
 
@@ -172,26 +175,6 @@ def test_the_shipped_model_is_small_and_its_tokenizer_is_the_built_one():
     assert 0.2e6 <= num <= 4e6
     built = build_tokenizer().get_vocab()
     assert json.loads((CHECKPOINT_DIR / "tokenizer.json").read_text())["model"]["vocab"] == built
-
-
-def test_the_self_check_passes_an_honest_model():
-    self_check(HashModel(), tolerance=1e-3)
-    self_check(random_llama(seed=0), tolerance=1e-3)
-
-
-def test_the_self_check_catches_a_model_that_sees_padding():
-    with pytest.raises(ModelError, match="'padding' failed"):
-        self_check(PaddingLeaker(), tolerance=1e-3)
-
-
-def test_the_self_check_catches_a_model_that_predicts_its_mask_id():
-    class MaskWriter(HashModel):
-        def predict(self, *inputs: Any, **options: Any) -> Prediction:
-            got = super().predict(*inputs, **options)
-            return Prediction(torch.full_like(got.token_ids_N, MASK_ID), got.confidences_NK, got.log_odds_N)
-
-    with pytest.raises(ModelError, match=f"'mask id' failed.* {MASK_ID}"):
-        self_check(MaskWriter(), tolerance=1e-3)
 
 
 def test_the_tokenizer_quotes_a_word_that_it_does_not_know():

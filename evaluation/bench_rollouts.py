@@ -1,0 +1,149 @@
+"""This project's decoding against a lock-step batched decoder, in the same run: `python -m evaluation.bench rollouts`.
+
+Both sides decode the same problems with the same model, unmasker and batch size, taking turns; figures are medians over the turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from evaluation.lockstep import decode_lock_step
+from policy.unmasker import Unmasker
+from rollout_workers.engine import Engine
+from rollout_workers.models.base import FrozenDLLM, ModelSpec, Prediction
+from rollout_workers.sequence import Sequence as Row
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutFigures:
+    """One line of the rollouts benchmark; times are medians in seconds."""
+
+    block_length: int
+    num_rows: int
+    batch_size: int
+    mean_nfe: float
+    engine_s: float
+    lock_step_s: float
+    bare_forward_s: float
+    engine_live_share: float
+    """Live rows over slots while rows were waiting."""
+    lock_step_live_share: float
+    """Live rows over computed rows."""
+    num_different: int
+    """Rows whose tokens differ between the two decoders (draws within rounding of their threshold)."""
+
+    @property
+    def speedup(self) -> float:
+        return self.lock_step_s / self.engine_s
+
+    @property
+    def overhead(self) -> float:
+        """Engine time beyond bare forward passes of the same rows, as a share of the latter."""
+        return self.engine_s / self.bare_forward_s - 1
+
+
+class _RecordingModel:
+    """Passes everything through and keeps the inputs, so that the bare forwards can be timed again."""
+
+    def __init__(self, model: FrozenDLLM) -> None:
+        self._model = model
+        self.spec: ModelSpec = model.spec
+        self.device = model.device
+        self.calls: list[tuple[Tensor, ...]] = []
+
+    def predict(self, *inputs: Tensor, **options: Any) -> Prediction:
+        self.calls.append(inputs)
+        return self._model.predict(*inputs, **options)
+
+    def replay(self) -> None:
+        """The same forward passes, and nothing else."""
+        for inputs in self.calls:
+            self._model.predict(*inputs)
+
+
+def bench_rollouts(
+    model: FrozenDLLM,
+    unmasker: Unmasker,
+    make_rows: Callable[[int], list[Row]],
+    *,
+    block_length: int,
+    batch_size: int,
+    repeats: int,
+) -> RolloutFigures:
+    """Engine against lock-step decoder against bare forwards, interleaved `repeats` times after one warm-up of each."""
+    recording = _RecordingModel(model)
+    Engine(recording, unmasker, num_slots=batch_size).decode(make_rows(block_length))
+    engine_times: list[float] = []
+    lock_times: list[float] = []
+    bare_times: list[float] = []
+    for _ in range(repeats + 1):
+        rows, lock_rows = make_rows(block_length), make_rows(block_length)
+        with _Timer(model.device, engine_times):
+            decoded = Engine(model, unmasker, num_slots=batch_size).decode(rows)
+        with _Timer(model.device, lock_times):
+            lock_tokens, lock_stats = decode_lock_step(model, unmasker, lock_rows, batch_size=batch_size)
+        with _Timer(model.device, bare_times):
+            recording.replay()
+    stats = decoded.stats
+    return RolloutFigures(
+        block_length=block_length,
+        num_rows=len(rows),
+        batch_size=batch_size,
+        mean_nfe=statistics.mean(row.nfe for row in rows),
+        engine_s=statistics.median(engine_times[1:]),
+        lock_step_s=statistics.median(lock_times[1:]),
+        bare_forward_s=statistics.median(bare_times[1:]),
+        engine_live_share=stats.num_queued_row_forwards / max(1, stats.num_queued_steps * batch_size),
+        lock_step_live_share=lock_stats.num_live_rows / lock_stats.num_computed_rows,
+        num_different=sum(row.tokens_L.tolist() != tokens for row, tokens in zip(rows, lock_tokens, strict=True)),
+    )
+
+
+class _Timer:
+    """Appends the seconds spent in its context, the device's queued work included."""
+
+    def __init__(self, device: torch.device, times: list[float]) -> None:
+        self._device = device
+        self._times = times
+
+    def __enter__(self) -> None:
+        self._synchronise()
+        self._started = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self._synchronise()
+        self._times.append(time.perf_counter() - self._started)
+
+    def _synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def rollouts_table(figures: Sequence[RolloutFigures], title: str) -> Table:
+    """One line for each block length and batch size."""
+    table = Table(title=title, title_justify="left")
+    for name in ("block", "batch", "NFE", "engine rows/s", "lock-step rows/s", "ratio", "slots filled", "lock-step live rows",
+                 "overhead over bare forwards", "rows that differ"):  # fmt: skip
+        table.add_column(name, justify="right")
+    for line in figures:
+        table.add_row(
+            str(line.block_length),
+            str(line.batch_size),
+            f"{line.mean_nfe:.2f}",
+            f"{line.num_rows / line.engine_s:.1f}",
+            f"{line.num_rows / line.lock_step_s:.1f}",
+            f"{line.speedup:.2f}x",
+            f"{line.engine_live_share:.1%}",
+            f"{line.lock_step_live_share:.1%}",
+            f"{line.overhead:+.1%}",
+            str(line.num_different),
+        )
+    return table

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from learner.run import run
 
         with _StopFlag() as stop:
-            return run(config, resume=options.resume, should_stop=stop)
+            return run(config, resume=options.resume, should_stop=stop, on_started=stop.listen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR
@@ -89,9 +89,14 @@ class _StopFlag:
         return self._is_set
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.listen()
         return self
+
+    def listen(self) -> None:
+        """Takes the signals; again once Ray runs, whose driver puts a handler of its own on SIGTERM that ends the process."""
+        for number in self._before:
+            signal.signal(number, self._handle)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

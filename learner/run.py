@@ -32,10 +32,17 @@ from rollout_workers.tasks.stream import Pick
 logger = get_logger(__name__)
 
 
-def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> int:
+def run(
+    config: RunConfig,
+    *,
+    resume: bool,
+    should_stop: Callable[[], bool],
+    on_started: Callable[[], None] = lambda: None,
+) -> int:
     """Trains and evaluates; returns the exit code. Mistakes of the user are `UserError`s raised before anything is written."""
     try:
         model_spec = check_model(config.model.name, config.model.options)
+        config = _for_model(config, model_spec)
         problem_set = _problem_set(config, model_spec)
     except ModelError as error:
         raise UserError(f"config key 'model.name': {error}") from error
@@ -50,6 +57,7 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
     for reason in checkpoint.skipped if checkpoint is not None else ():
         logger.warning("a newer checkpoint was skipped: %s", reason)
     started_here = start_ray(address=config.ray_address, num_cpus=local_cpus(config))
+    on_started()
     services = None
     try:
         with Display() as display:
@@ -97,6 +105,14 @@ def run(config: RunConfig, *, resume: bool, should_stop: Callable[[], bool]) -> 
         if started_here:
             stop_ray()
     return ExitCode.FINISHED
+
+
+def _for_model(config: RunConfig, model: ModelSpec) -> RunConfig:
+    """The configuration with what the policy takes from the model filled in."""
+    try:
+        return replace(config, policy=config.policy.for_backbone(model.backbone))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _problem_set(config: RunConfig, model: ModelSpec) -> ProblemSet:

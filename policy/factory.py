@@ -10,8 +10,10 @@ import torch
 
 from policy.config import PolicyConfig
 from policy.heuristics import LowConfidence, RandomOrder, Threshold
+from policy.inference import InferenceConfig
 from policy.learned import LearnedUnmasker, make_distribution
-from policy.networks.dit_confidence import ConfidenceDiT
+from policy.networks.base import PolicyNetwork
+from policy.networks.registry import build
 from policy.unmasker import Unmasker
 
 
@@ -61,16 +63,25 @@ def make_swept_heuristic(name: str, value: float) -> Unmasker:
     return make_heuristic(name, int(value) if float(value).is_integer() else value)
 
 
-def make_network(config: PolicyConfig, *, seed: int) -> ConfidenceDiT:
+def make_network(config: PolicyConfig, *, seed: int) -> PolicyNetwork:
     """A freshly initialised network; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ConfidenceDiT(config)
+        return build(config)
 
 
-def make_learned(network: ConfidenceDiT, *, temperature: float | None = None) -> LearnedUnmasker:
-    """The network's unmasker with the distribution of its own settings, at its own policy temperature or another one."""
+def make_learned(
+    network: PolicyNetwork, *, temperature: float | None = None, inference: InferenceConfig | None = None
+) -> LearnedUnmasker:
+    """The network's unmasker with the distribution of its own settings.
+
+    Args:
+        network: a trained network.
+        temperature: another policy temperature than its own.
+        inference: what evaluation changes; ValueError where its distribution does not allow that.
+    """
     config = network.config
     if temperature is not None:
         config = dataclasses.replace(config, policy_temperature=temperature)
-    return LearnedUnmasker(network, make_distribution(config))
+    is_training = config == network.config and (inference is None or inference.is_training)
+    return LearnedUnmasker(network, make_distribution(config, inference), is_training=is_training)

@@ -1,6 +1,6 @@
 """A network and a distribution as an unmasker, and the re-scoring of recorded decisions under other weights.
 
-Deciding and re-scoring go through the same network call and the same distribution, temperature included.
+Deciding and re-scoring go through the same network call, the same candidates and the same distribution, temperature included.
 """
 
 from __future__ import annotations
@@ -8,48 +8,111 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from policy.candidates import most_confident
 from policy.config import PolicyConfig
-from policy.distributions import Bernoulli, BernoulliArgmax, SetDistribution
-from policy.networks.dit_confidence import ConfidenceDiT
+from policy.distributions import (
+    Bernoulli,
+    BernoulliArgmax,
+    Categorical,
+    Dpls,
+    ExpectedCount,
+    Greedy,
+    SetDistribution,
+    Threshold,
+    TopK,
+)
+from policy.inference import InferenceConfig
+from policy.networks.base import PolicyNetwork
 from policy.noise import Stream, uniforms
 from policy.observation import Needs, Observation
+from policy.recording import hidden_of
 from policy.trajectory import PackedSteps
 from policy.unmasker import Decision
 
 
-def make_distribution(config: PolicyConfig) -> SetDistribution:
-    """The configured distribution at the configured temperature."""
-    kinds = {"bernoulli": Bernoulli, "bernoulli_argmax": BernoulliArgmax}
-    return kinds[config.distribution](temperature=config.policy_temperature)
+def make_distribution(config: PolicyConfig, inference: InferenceConfig | None = None) -> SetDistribution:
+    """The configured distribution at the configured temperature, or what evaluation makes of it (ValueError if it cannot)."""
+    inference = inference or InferenceConfig()
+    inference.check(config)
+    temperature, scale, k = config.policy_temperature, inference.prob_scale, config.top_k or 1
+    if inference.selection == "threshold":
+        return Threshold(temperature=temperature, prob_scale=scale)
+    if inference.selection == "expected_count":
+        return ExpectedCount(temperature=temperature, prob_scale=scale)
+    if inference.selection == "greedy":
+        return Greedy(k=k)
+    match config.distribution:
+        case "bernoulli":
+            return Bernoulli(temperature=temperature, prob_scale=scale)
+        case "bernoulli_argmax":
+            return BernoulliArgmax(temperature=temperature, prob_scale=scale)
+        case "dpls":
+            return Dpls(stop_logit=config.dpls_stop_logit, likelihood=config.dpls_likelihood, temperature=temperature)
+        case "top_k":
+            return TopK(k=k, temperature=temperature)
+        case "categorical":
+            return Categorical(temperature=temperature)
 
 
 class LearnedUnmasker:
     """Decides by drawing from the network's distribution."""
 
-    def __init__(self, network: ConfidenceDiT, distribution: SetDistribution) -> None:
+    def __init__(self, network: PolicyNetwork, distribution: SetDistribution, *, is_training: bool = True) -> None:
         self.network = network.eval()
         self.distribution = distribution
-        self.needs = Needs(scope=network.config.scope, num_confidences=network.config.num_confidences)
+        self.is_training = is_training
+        """Whether its decisions may be recorded and learned from: the trainer's distribution re-scores them."""
+        config = network.config
+        self.needs = Needs(scope=config.scope, num_confidences=config.num_confidences, hidden=config.reads_hidden)
 
     def decide(self, observation: Observation) -> Decision:
-        logits_BL = self.network(
-            observation.masked_BL, observation.eligible_BL, observation.confidences_BLK, observation.time_B
+        masked_BL, eligible_BL = observation.masked_BL, observation.eligible_BL
+        confidences_BLK = observation.confidences_BLK
+        logits_BL = self.network(masked_BL, eligible_BL, confidences_BLK, observation.time_B, hidden_of(observation))
+        open_BL = open_positions(self.network.config, eligible_BL, confidences_BLK)
+        num_uniforms = logits_BL.shape[1] + self.distribution.num_extra_uniforms
+        noise_BM = uniforms(observation.keys_B, observation.nfe_B, num_uniforms, Stream.POLICY)
+        outcome_BL, near_B = self.distribution.sample(logits_BL, open_BL, noise_BM)
+        return Decision(
+            commit_BL=outcome_BL.bool(),
+            log_prob_B=self.distribution.log_prob(logits_BL, open_BL, outcome_BL),
+            num_near_ties_B=near_B,
+            rank_BL=outcome_BL if self.distribution.is_ordered else None,
         )
-        noise_BL = uniforms(observation.keys_B, observation.nfe_B, logits_BL.shape[1], Stream.POLICY)
-        commit_BL, near_B = self.distribution.sample(logits_BL, observation.eligible_BL, noise_BL)
-        log_prob_B = self.distribution.log_prob(logits_BL, observation.eligible_BL, commit_BL)
-        return Decision(commit_BL=commit_BL, log_prob_B=log_prob_B, num_near_ties_B=near_B)
 
 
-def score_steps(network: ConfidenceDiT, distribution: SetDistribution, steps: PackedSteps) -> tuple[Tensor, Tensor]:
-    """(log-probabilities `[N]`, mean commit entropies `[N]`) of recorded decisions under the network's present weights."""
-    device = next(network.parameters()).device
+def open_positions(config: PolicyConfig, eligible_NL: Tensor, confidences_NLK: Tensor) -> Tensor:
+    """`[N, L]` bool: the eligible positions that the distribution chooses from."""
+    if not config.candidates_only:
+        return eligible_NL
+    return most_confident(confidences_NLK, eligible_NL, config.num_candidates)
 
-    def tensor(array: object) -> Tensor:
-        return torch.as_tensor(array, device=device)
 
-    eligible_NL = tensor(steps.eligible_NL)
-    confidences_NLK = tensor(steps.confidences_NLK)
-    logits_NL = network(tensor(steps.masked_NL), eligible_NL, confidences_NLK, tensor(steps.time_N))
-    log_prob_N = distribution.log_prob(logits_NL, eligible_NL, tensor(steps.committed_NL))
-    return log_prob_N, distribution.entropy(logits_NL, eligible_NL)
+def step_logits(network: PolicyNetwork, steps: PackedSteps) -> tuple[Tensor, Tensor]:
+    """(raw logits `[N, L]` of recorded steps under the network's present weights, the positions `[N, L]` they choose from)."""
+    eligible_NL, confidences_NLK = _on(network, steps.eligible_NL), _on(network, steps.confidences_NLK)
+    hidden_NLD = None if steps.hidden_NLD is None else _on(network, steps.hidden_NLD)
+    logits_NL = network(
+        _on(network, steps.masked_NL), eligible_NL, confidences_NLK, _on(network, steps.time_N), hidden_NLD
+    )
+    return logits_NL, open_positions(network.config, eligible_NL, confidences_NLK)
+
+
+def recorded_outcome(network: PolicyNetwork, distribution: SetDistribution, steps: PackedSteps) -> Tensor:
+    """`[N, L]` what was decided, as the distribution gives it: ranks of an ordered one, else a bool mask."""
+    if not distribution.is_ordered:
+        return _on(network, steps.committed_NL)
+    assert steps.rank_NL is not None, "decisions of an ordered distribution are recorded with their order"
+    return _on(network, steps.rank_NL)
+
+
+def score_steps(network: PolicyNetwork, distribution: SetDistribution, steps: PackedSteps) -> tuple[Tensor, Tensor]:
+    """(log-probabilities `[N]`, commit entropies `[N]`) of recorded decisions under the network's present weights."""
+    logits_NL, open_NL = step_logits(network, steps)
+    log_prob_N = distribution.log_prob(logits_NL, open_NL, recorded_outcome(network, distribution, steps))
+    return log_prob_N, distribution.entropy(logits_NL, open_NL)
+
+
+def _on(network: PolicyNetwork, array: object) -> Tensor:
+    """The array as a tensor where the network is."""
+    return torch.as_tensor(array, device=next(network.parameters()).device)

@@ -1,6 +1,6 @@
 """What an unmasker sees of a batch of rows at one step.
 
-Shapes: `B` rows, `L` canvas positions, `K` top-p confidences per position.
+Shapes: `B` rows, `L` canvas positions, `K` top-p confidences per position, `D` hidden size.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Needs:
     """K: how many of the largest token probabilities per position."""
     entropy: bool = False
     margin: bool = False
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +46,5 @@ class Observation:
     """float32 entropy of the token distribution in nats; 0 where nothing was asked for, None unless `needs.entropy`."""
     margin_BL: Tensor | None = None
     """float32 difference of the two largest probabilities; 1 where nothing was asked for, None unless `needs.margin`."""
+    hidden_BLD: Tensor | None = None
+    """float32 last hidden states that positions are predicted from; 0 where nothing was asked for, None unless `needs.hidden`."""

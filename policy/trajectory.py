@@ -3,18 +3,19 @@
 Steps are packed: only steps in which a row was live, the rows of a batch one after another, `offsets[r]:offsets[r + 1]` being
 row r's. Arrays are numpy, so that Ray shares them without copies.
 
-Shapes: `R` rows, `N` packed steps (the sum of the rows' NFE), `L` canvas positions, `K` confidences per position.
+Shapes: `R` rows, `N` packed steps (the sum of the rows' NFE), `L` canvas positions, `K` confidences per position, `D` hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2
 
 _MASKED, _ELIGIBLE, _COMMITTED = 1, 2, 4
 
@@ -29,6 +30,10 @@ class PackedSteps:
     time_N: NDArray[np.float32]
     log_prob_N: NDArray[np.float32]
     """Behaviour log-probability of each decision."""
+    rank_NL: NDArray[np.int16] | None = None
+    """Order of choice within the step, from 1 and 0 where nothing was committed; None where the likelihood does not know it."""
+    hidden_NLD: NDArray[np.float16] | None = None
+    """Hidden states as they were decided from; None of policies that read none."""
 
     @staticmethod
     def pack_flags(
@@ -54,19 +59,23 @@ class PackedSteps:
 
     def select(self, index: NDArray[np.int64] | slice) -> PackedSteps:
         """The steps at `index`, in its order."""
-        return PackedSteps(
-            self.confidences_NLK[index], self.flags_NL[index], self.time_N[index], self.log_prob_N[index]
-        )
+        columns: list[Any] = [None if column is None else column[index] for column in self._columns()]
+        return PackedSteps(*columns)
 
     @staticmethod
     def concatenate(parts: Sequence[PackedSteps]) -> PackedSteps:
-        """All steps of `parts`, in order."""
-        return PackedSteps(
-            np.concatenate([part.confidences_NLK for part in parts]),
-            np.concatenate([part.flags_NL for part in parts]),
-            np.concatenate([part.time_N for part in parts]),
-            np.concatenate([part.log_prob_N for part in parts]),
-        )
+        """All steps of `parts`, in order; either all parts have an optional column or none has."""
+        return PackedSteps(*map(_joined, zip(*(part._columns() for part in parts), strict=True)))
+
+    def _columns(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+
+def _joined(columns: tuple[NDArray[Any] | None, ...]) -> Any:
+    """The columns after one another; None for a column that no part has."""
+    present = [column for column in columns if column is not None]
+    assert len(present) in (0, len(columns)), "steps of one batch record the same columns"
+    return np.concatenate(present) if present else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,11 @@ class Decision:
     commit_BL: Tensor
     """bool, a subset of the observation's `eligible_BL`."""
     log_prob_B: Tensor
-    """float32 exact log-probability of the committed set; 0 for deterministic unmaskers."""
+    """float32 exact log-probability of the decision; 0 for deterministic unmaskers."""
     num_near_ties_B: Tensor
     """int64: comparisons within `NEAR_TIE` of going the other way; such a row may decode otherwise in another batch."""
+    rank_BL: Tensor | None = None
+    """int16 order of choice, from 1 and 0 where nothing is committed: of distributions whose likelihood knows the order."""
     remask_BL: Tensor | None = None
     """bool, committed positions to mask again (samplers that revise)."""
     next_block_length_B: Tensor | None = None

@@ -24,6 +24,7 @@ from torch import Tensor
 from cluster.metrics import TimeStates
 from policy.noise import Stream, uniforms
 from policy.observation import Observation
+from policy.recording import pack_step
 from policy.scope import Scope
 from policy.trajectory import PackedSteps
 from policy.unmasker import Decision, Unmasker
@@ -155,6 +156,7 @@ class Engine:
             num_confidences=needs.num_confidences,
             with_entropy=needs.entropy,
             with_margin=needs.margin,
+            with_hidden=needs.hidden,
             token_temperature=self._token_temperature,
             token_uniforms_N=token_uniforms_N,
         )
@@ -210,12 +212,14 @@ def observe(
         keys_B=keys_B,
         entropy_BL=None if prediction.entropy_N is None else _scatter(prediction.entropy_N, wanted_BL, 0.0).float(),
         margin_BL=None if prediction.margin_N is None else _scatter(prediction.margin_N, wanted_BL, 1.0).float(),
+        hidden_BLD=None if prediction.hidden_ND is None else _scatter(prediction.hidden_ND, wanted_BL, 0.0).float(),
     )
 
 
 def _scatter(values_N: Tensor, wanted_BL: Tensor, elsewhere: float) -> Tensor:
-    """`[B, L]` with the values at the wanted positions."""
-    values_BL = torch.full(wanted_BL.shape, elsewhere, dtype=values_N.dtype, device=values_N.device)
+    """`[B, L]`, or `[B, L, D]` of vectors, with the values at the wanted positions."""
+    shape = (*wanted_BL.shape, *values_N.shape[1:])
+    values_BL = torch.full(shape, elsewhere, dtype=values_N.dtype, device=values_N.device)
     values_BL[wanted_BL] = values_N
     return values_BL
 
@@ -230,17 +234,7 @@ class _Recorder:
 
     def record(self, rows: LiveRows, observation: Observation, decision: Decision) -> None:
         self._rows.extend(self._row_of[id(sequence)] for sequence in rows.sequences)
-        flags_BL = PackedSteps.pack_flags(
-            observation.masked_BL.cpu().numpy(), observation.eligible_BL.cpu().numpy(), decision.commit_BL.cpu().numpy()
-        )
-        self._parts.append(
-            PackedSteps(
-                observation.confidences_BLK.cpu().numpy(),
-                flags_BL,
-                observation.time_B.cpu().numpy(),
-                decision.log_prob_B.float().cpu().numpy(),
-            )
-        )
+        self._parts.append(pack_step(observation, decision))
 
     def packed(self) -> tuple[PackedSteps | None, NDArray[np.int64]]:
         """Steps sorted by row, each row's in time order, and the rows' offsets."""

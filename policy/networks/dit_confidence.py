@@ -11,21 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from policy.config import PolicyConfig
-from policy.networks.layers import AdaptiveBlock, time_embedding
+from policy.networks.base import PolicyNetwork
+from policy.networks.layers import AdaptiveBlock, position_states, time_embedding
 
 LOG_ODDS_FLOOR = 1e-6
 LOG_ODDS_SCALE = 0.25
 """Keeps the feature's range (about +-14) near that of the raw confidence."""
 
-CLEAN, MASKED, ELIGIBLE = 0, 1, 2
 
-
-class ConfidenceDiT(nn.Module):
+class ConfidenceDiT(PolicyNetwork):
     """One unmasking logit per position from mask, confidences and time."""
 
     def __init__(self, config: PolicyConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         H, E = config.hidden_size, config.time_embed_size
         has_log_odds = config.confidence_features == "raw_and_log_odds"
         num_features = config.num_confidences * (2 if has_log_odds else 1)
@@ -47,28 +45,26 @@ class ConfidenceDiT(nn.Module):
             nn.init.zeros_(block.ada_conditioning.bias)
         nn.init.constant_(self.output_proj.bias, initial_logit)
 
-    def forward(self, masked_NL: Tensor, eligible_NL: Tensor, confidences_NLK: Tensor, time_N: Tensor) -> Tensor:
-        """`[N, L]` raw logits u; the commit probability is sigmoid(u)."""
-        state_NL = masked_NL.long()
-        if self.config.see_block:
-            state_NL = state_NL + eligible_NL.long()
+    def forward(
+        self,
+        masked_NL: Tensor,
+        eligible_NL: Tensor,
+        confidences_NLK: Tensor,
+        time_N: Tensor,
+        hidden_NLD: Tensor | None = None,
+    ) -> Tensor:
+        state_NL = position_states(masked_NL, eligible_NL, see_block=self.config.see_block)
         legacy = self.config.time_embedding == "legacy"
         time_N1E = time_embedding(time_N, self.config.time_embed_size, legacy=legacy)
         condition_NSH = self.mask_embedding.weight + self.time_mlp(time_N1E)
         x_NLH = self.confidence_proj(self._features(confidences_NLK))
         for block in self.transformer_blocks:
             x_NLH = block(x_NLH, condition_NSH, state_NL)
-        return self.output_proj(self.final_norm(x_NLH)).squeeze(-1)
+        logits_NL: Tensor = self.output_proj(self.final_norm(x_NLH)).squeeze(-1)
+        return logits_NL
 
     def _features(self, confidences_NLK: Tensor) -> Tensor:
         if self.config.confidence_features == "raw":
             return confidences_NLK
         log_odds_NLK = torch.logit(confidences_NLK, eps=LOG_ODDS_FLOOR) * LOG_ODDS_SCALE
         return torch.cat([confidences_NLK, log_odds_NLK], -1)
-
-
-def num_parameters(config: PolicyConfig) -> int:
-    """Number of trainable parameters of a network of `config`."""
-    with torch.device("meta"):
-        network = ConfidenceDiT(config)
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,6 +1,8 @@
-"""Building blocks of the confidence policy (arXiv 2512.09106): time embedding, rotary attention and the adaptive block.
+"""Building blocks of the policies of arXiv 2512.09106: time embedding, rotary attention and the adaptive block.
 
-Shapes: `N` rows or packed steps, `L` positions, `H` hidden size, `E` time embedding size.
+A position's condition depends on its state alone (`position_states`), so layers over conditions run once per state.
+
+Shapes: `N` rows or packed steps, `L` positions, `H` hidden size, `E` time embedding size, `S` states of a position.
 """
 
 from __future__ import annotations
@@ -42,6 +44,30 @@ def rotate(x: Tensor) -> Tensor:
     return torch.cat([even * cos - odd * sin, even * sin + odd * cos], -1)
 
 
+def attend(query_NLH: Tensor, key_NLH: Tensor, value_NLH: Tensor, *, num_heads: int) -> Tensor:
+    """`[N, L, H]` bidirectional rotary attention of projected inputs."""
+    N, L, H = query_NLH.shape
+
+    def heads(projected: Tensor) -> Tensor:
+        return projected.view(N, L, num_heads, H // num_heads).transpose(1, 2)
+
+    query, key = rotate(heads(query_NLH)), rotate(heads(key_NLH))
+    out = F.scaled_dot_product_attention(query, key, heads(value_NLH))
+    return out.transpose(1, 2).reshape(N, L, H)
+
+
+def position_states(masked_NL: Tensor, eligible_NL: Tensor, *, see_block: bool) -> Tensor:
+    """`[N, L]` int64: 0 committed, 1 masked; with `see_block` 2 for those that are eligible too."""
+    state_NL = masked_NL.long()
+    return state_NL + eligible_NL.long() if see_block else state_NL
+
+
+def per_position(of_state_NSC: Tensor, state_NL: Tensor) -> Tensor:
+    """`[N, L, C]` each position's vector, out of one per state of its row."""
+    rows_NL = state_NL + torch.arange(len(state_NL), device=state_NL.device).unsqueeze(1) * of_state_NSC.shape[1]
+    return F.embedding(rows_NL, of_state_NSC.flatten(0, 1))
+
+
 class AdaptiveBlock(nn.Module):
     """A pre-norm transformer block whose norms and gates are shifted by a per-position condition.
 
@@ -63,10 +89,7 @@ class AdaptiveBlock(nn.Module):
 
     def forward(self, x_NLH: Tensor, condition_NSH: Tensor, state_NL: Tensor) -> Tensor:
         """`condition_NSH` has one condition per state; `state_NL` names the state of each position."""
-        ada_NSC = self.ada_conditioning(condition_NSH)
-        # A position's condition depends on its state alone, so S rows go through the linear layer instead of L.
-        rows_NL = state_NL + torch.arange(len(state_NL), device=state_NL.device).unsqueeze(1) * ada_NSC.shape[1]
-        ada_NLC = F.embedding(rows_NL, ada_NSC.flatten(0, 1))
+        ada_NLC = per_position(self.ada_conditioning(condition_NSH), state_NL)
         scale1, shift1, gate1, scale2, shift2, gate2 = ada_NLC.chunk(6, -1)
         attended = self._attention(self.norm1(x_NLH) * (1 + scale1) + shift1)
         x_NLH = x_NLH + (1 + gate1) * attended
@@ -74,11 +97,6 @@ class AdaptiveBlock(nn.Module):
         return x_NLH + (1 + gate2) * fed
 
     def _attention(self, h_NLH: Tensor) -> Tensor:
-        N, L, H = h_NLH.shape
-
-        def heads(projected: Tensor) -> Tensor:
-            return projected.view(N, L, self.num_heads, H // self.num_heads).transpose(1, 2)
-
-        query, key = rotate(heads(self.q_proj(h_NLH))), rotate(heads(self.k_proj(h_NLH)))
-        out = F.scaled_dot_product_attention(query, key, heads(self.v_proj(h_NLH)))
-        return self.out_proj(out.transpose(1, 2).reshape(N, L, H))
+        attended_NLH = attend(self.q_proj(h_NLH), self.k_proj(h_NLH), self.v_proj(h_NLH), num_heads=self.num_heads)
+        projected_NLH: Tensor = self.out_proj(attended_NLH)
+        return projected_NLH

@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from policy.config import BackboneShape
+
 
 class ModelError(ValueError):
     """A model that cannot be used; one line that names it and what is wrong with it."""
@@ -36,6 +38,8 @@ class ModelSpec:
     """Ends an answer, as end-of-text does."""
     num_positions: int | None = None
     """Tokens of prompt and canvas that the model was made for; None where its config does not say."""
+    backbone: BackboneShape | None = None
+    """Shape of its blocks, for policies that read its hidden states; None where it does not show them."""
 
 
 @dataclass(frozen=True, slots=True)

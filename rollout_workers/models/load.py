@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
 from cluster.logs import get_logger
+from policy.config import BackboneShape
 from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import FrozenDLLM, ModelError, ModelSpec
 from rollout_workers.models.checkpoint import CONFIG, Checkpoint, one_line
@@ -85,15 +88,28 @@ def load_model(
 
 
 def _load_family(opened: _Opened, family: Family, dtype: str, device: str) -> FrozenDLLM:
-    try:
+    with _config_errors(opened.checkpoint):
         backbone = load_backbone(opened.checkpoint, family, DTYPES[dtype], device, title=opened.spec.name)
-    except CONFIG_ERRORS as error:
-        if isinstance(error, ModelError):
-            raise
-        raise opened.checkpoint.error(f"cannot be loaded: {one_line(error)}") from error
     model = BackboneDLLM(backbone, opened.spec, is_shifted=family.is_shifted)
     _check_loaded(model, opened.tokenizer, SELF_CHECK_TOLERANCE[dtype])
     return model
+
+
+@contextmanager
+def _config_errors(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turns what transformers and torch raise about a config that does not fit into a ModelError."""
+    try:
+        yield
+    except CONFIG_ERRORS as error:
+        if isinstance(error, ModelError):
+            raise
+        raise checkpoint.error(f"cannot be loaded: {one_line(error)}") from error
+
+
+def _backbone_shape(checkpoint: Checkpoint, family: Family) -> BackboneShape:
+    with _config_errors(checkpoint):
+        config = family.make_config(checkpoint)
+        return BackboneShape(config.hidden_size, config.num_attention_heads, config.intermediate_size)
 
 
 def _load_remote(opened: _Opened, options: LoadOptions, dtype: str, device: str) -> FrozenDLLM:
@@ -135,6 +151,7 @@ def _open(name: str, options: LoadOptions) -> _Opened:
             num_positions=checkpoint.integer(family.positions_key)
             if family.positions_key in checkpoint.config
             else None,
+            backbone=_backbone_shape(checkpoint, family),
         )
     check_vocabulary(spec, tokenizer)
     return _Opened(checkpoint, family, tokenizer, spec)

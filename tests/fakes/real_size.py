@@ -78,6 +78,7 @@ def write_data(folder: Path) -> dict[str, str]:
         }
         for i in range(48)
     ]
+    write_rows(folder / "gsm8k_test.jsonl", [{"question": "Two pens and two pens?", "answer": "#### 4"}])
     return {
         "gsm8k": write_rows(folder / "gsm8k.jsonl", sums),
         "kodcode": write_rows(folder / "kodcode.jsonl", functions),

@@ -30,9 +30,9 @@ def test_gsm8k_and_kodcode_with_llada(ray_local: None, tmp_path: Path) -> None:
     # The same file as training and test data: its problems are the test set's, and nothing would be left to train on.
     assert main(["tiny", *settings]) == ExitCode.USER_ERROR
     settings = [each for each in settings if not each.startswith("task_settings.gsm8k.test")]
-    held_out = tmp_path / "held_out.jsonl"
-    held_out.write_text(json.dumps({"question": "Two and two?", "answer": "#### 4"}) + "\n")
-    assert main(["tiny", *settings, f"task_settings.gsm8k.test={held_out}"]) == ExitCode.FINISHED
+    assert not run.exists()
+    settings.append(f"task_settings.gsm8k.test={tmp_path / 'gsm8k_test.jsonl'}")
+    assert main(["tiny", *settings]) == ExitCode.FINISHED
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2]
     values = lines[1]["values"]

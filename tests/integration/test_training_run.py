@@ -123,7 +123,8 @@ def test_killed_actor_changes_nothing(undisturbed: Path, tmp_path: Path) -> None
     assert outcome(path) == outcome(undisturbed)
 
 
-def test_interrupt_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "learner.main", "tiny", *SMALL, f"run_dir={path}", "learner.num_steps=1000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -133,7 +134,7 @@ def test_interrupt_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path)
             if (path / "metrics.jsonl").exists() and len((path / "metrics.jsonl").read_text().splitlines()) >= 2:
                 break
             time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, _ = process.communicate(timeout=90)
     finally:
         process.kill()

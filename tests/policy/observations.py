@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
 from policy.observation import Observation
+from policy.recording import pack_step
 from policy.trajectory import PackedSteps
 from policy.unmasker import Decision
 
@@ -34,10 +35,17 @@ def random_observation(num_rows: int, length: int, *, num_confidences: int = 1, 
     )
 
 
+def with_hidden(observation: Observation, hidden_size: int, *, scale: float = 3.0, seed: int = 0) -> Observation:
+    """The same rows with random hidden states at their masked positions."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden_BLD = scale * torch.randn(*observation.masked_BL.shape, hidden_size, generator=generator)
+    return replace(observation, hidden_BLD=hidden_BLD * observation.masked_BL.unsqueeze(2))
+
+
 def rows_of(observation: Observation, index: Tensor) -> Observation:
     """Only the rows at `index`, in its order."""
-    columns = {name: getattr(observation, name) for name in Observation.__slots__}
-    return Observation(**{name: None if column is None else column[index] for name, column in columns.items()})
+    columns = {field.name: getattr(observation, field.name) for field in fields(observation)}
+    return replace(observation, **{name: None if value is None else value[index] for name, value in columns.items()})
 
 
 def with_confidence(observation: Observation, confidence_BL: Tensor) -> Observation:
@@ -49,11 +57,4 @@ def with_confidence(observation: Observation, confidence_BL: Tensor) -> Observat
 
 def record(observation: Observation, decision: Decision) -> PackedSteps:
     """One packed step per row."""
-    return PackedSteps(
-        observation.confidences_BLK.numpy(),
-        PackedSteps.pack_flags(
-            observation.masked_BL.numpy(), observation.eligible_BL.numpy(), decision.commit_BL.numpy()
-        ),
-        observation.time_B.numpy(),
-        decision.log_prob_B.numpy(),
-    )
+    return pack_step(observation, decision)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import fields, replace
 
 import numpy as np
@@ -12,7 +13,10 @@ from policy.trajectory import SCHEMA, PackedSteps, TrajectoryBatch, TrajectoryRo
 NFES = st.lists(st.integers(1, 4), min_size=1, max_size=6)
 
 
-def make_batch(nfes: list[int], *, first_group: int = 0, length: int = 5, seed: int = 0) -> TrajectoryBatch:
+def make_batch(
+    nfes: list[int], *, first_group: int = 0, length: int = 5, seed: int = 0, is_full: bool = False
+) -> TrajectoryBatch:
+    """Random steps; `is_full` ones have every optional column."""
     random, num_steps = np.random.default_rng(seed), sum(nfes)
     rows = tuple(
         TrajectoryRow(
@@ -27,6 +31,8 @@ def make_batch(nfes: list[int], *, first_group: int = 0, length: int = 5, seed: 
         random.integers(0, 8, (num_steps, length), np.uint8),
         random.random(num_steps, np.float32),
         random.random(num_steps, np.float32),
+        random.integers(0, length, (num_steps, length), np.int16) if is_full else None,
+        random.random((num_steps, length, 3), np.float32).astype(np.float16) if is_full else None,
     )
     return TrajectoryBatch(rows, steps, np.concatenate([[0], np.cumsum(nfes)]).astype(np.int64))
 
@@ -34,6 +40,9 @@ def make_batch(nfes: list[int], *, first_group: int = 0, length: int = 5, seed: 
 def assert_same_steps(a: PackedSteps, b: PackedSteps) -> None:
     for field in fields(PackedSteps):
         left, right = getattr(a, field.name), getattr(b, field.name)
+        if left is None or right is None:
+            assert left is right
+            continue
         assert left.dtype == right.dtype
         np.testing.assert_array_equal(left, right)
 
@@ -58,9 +67,12 @@ def test_flags_survive_packing(bits: list[tuple[bool, bool, bool]]) -> None:
         np.testing.assert_array_equal(unpacked, mask)
 
 
-@given(NFES, NFES, st.integers(0, 100))
-def test_selecting_each_part_of_a_concatenation_gives_it_back(first: list[int], second: list[int], seed: int) -> None:
-    a, b = make_batch(first, seed=seed), make_batch(second, first_group=100, seed=seed + 1)
+@given(NFES, NFES, st.integers(0, 100), st.booleans())
+def test_selecting_each_part_of_a_concatenation_gives_it_back(
+    first: list[int], second: list[int], seed: int, is_full: bool
+) -> None:
+    a = make_batch(first, seed=seed, is_full=is_full)
+    b = make_batch(second, first_group=100, seed=seed + 1, is_full=is_full)
     joined = TrajectoryBatch.concatenate([a, b])
     assert len(joined.steps) == sum(first) + sum(second)
     assert_same(joined.select(range(len(first))), a)
@@ -94,7 +106,21 @@ def test_selecting_no_row_leaves_an_empty_batch_of_the_same_shapes() -> None:
     assert_same(TrajectoryBatch.concatenate([empty, make_batch([2]), empty]), make_batch([2]))
 
 
-@pytest.mark.parametrize("schema", [0, SCHEMA + 1])
+def test_optional_columns_are_recorded_by_all_steps_or_by_none() -> None:
+    plain, full = make_batch([2]), make_batch([3], is_full=True)
+    assert (plain.steps.rank_NL, plain.steps.hidden_NLD) == (None, None)
+    with pytest.raises(AssertionError, match="same columns"):
+        TrajectoryBatch.concatenate([plain, full])
+    assert full.select([]).steps.hidden_NLD.shape == (0, 5, 3)  # type: ignore[union-attr]
+
+
+def test_a_record_without_optional_columns_is_as_small_as_its_four_arrays() -> None:
+    steps = make_batch([50], length=64).steps
+    arrays = (steps.confidences_NLK, steps.flags_NL, steps.time_N, steps.log_prob_N)
+    assert len(pickle.dumps(steps, protocol=5)) < sum(array.nbytes for array in arrays) + 1000
+
+
+@pytest.mark.parametrize("schema", [0, SCHEMA - 1, SCHEMA + 1])
 def test_a_record_of_another_schema_is_refused(schema: int) -> None:
     with pytest.raises(
         ValueError, match=rf"^trajectory schema {schema} is not supported; this version reads {SCHEMA}$"

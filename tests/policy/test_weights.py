@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from policy.config import PolicyConfig
+from policy.config import BackboneShape, PolicyConfig
 from policy.factory import make_network
 from policy.scope import Scope
 from policy.weights import FORMAT, WeightsError, fingerprint, from_bytes, load_strictly, to_bytes
@@ -21,8 +21,11 @@ OTHER: dict[str, Any] = {
     "network": "another", "hidden_size": 32, "feed_forward_size": 32, "num_heads": 1, "num_blocks": 2,
     "time_embed_size": 10, "num_confidences": 2, "confidence_features": "raw", "time_embedding": "legacy",
     "see_block": True, "scope": Scope.CANVAS, "initial_logit": -1.0, "distribution": "bernoulli",
-    "policy_temperature": 0.5,
+    "policy_temperature": 0.5, "backbone": BackboneShape(16, 2, 24), "num_candidates": 3, "candidates_only": True,
+    "dpls_stop_logit": 1.0, "dpls_likelihood": "set", "top_k": 2,
 }  # fmt: skip
+HIDDEN = PolicyConfig(network="dit_hidden", time_embed_size=8, num_blocks=2, backbone=BackboneShape(16, 2, 24))
+UPO = PolicyConfig(network="upo", backbone=BackboneShape(16, 2, 24), num_confidences=8, distribution="categorical")
 
 
 def written(config: PolicyConfig = SMALL, *, seed: int = 0) -> bytes:
@@ -46,7 +49,8 @@ def refusal(data: bytes) -> str:
 @pytest.mark.parametrize(
     "config",
     [SMALL, replace(SMALL, num_blocks=2, see_block=True, num_confidences=4, distribution="bernoulli"),
-     replace(SMALL, scope=Scope.CANVAS, time_embedding="legacy", confidence_features="raw", policy_temperature=0.5)],
+     replace(SMALL, scope=Scope.CANVAS, time_embedding="legacy", confidence_features="raw", policy_temperature=0.5),
+     HIDDEN, UPO, replace(SMALL, distribution="top_k", top_k=3)],
 )  # fmt: skip
 def test_weights_and_architecture_come_back_bit_for_bit(config: PolicyConfig) -> None:
     network = make_network(config, seed=5)
@@ -83,6 +87,25 @@ def test_another_format_is_quoted() -> None:
     assert message.endswith(f"format is 'dllm-unmasking-policy/9'; allowed: {FORMAT!r}")
     assert "format is None" in refusal(save(tensors))
     assert "format is 'pt'" in refusal(save(tensors, {"format": "pt"}))
+
+
+def test_a_file_from_before_a_setting_was_added_takes_its_default() -> None:
+    settings = asdict(SMALL)
+    for name in ("backbone", "num_candidates", "candidates_only", "dpls_stop_logit", "dpls_likelihood", "top_k"):
+        del settings[name]
+    assert from_bytes(rewritten(load(written()), policy=json.dumps(settings)), where="here").config == SMALL
+
+
+def test_an_unknown_network_is_named() -> None:
+    settings = json.dumps(asdict(SMALL) | {"network": "dit"})
+    message = refusal(rewritten(load(written()), policy=settings))
+    assert message.endswith("network is 'dit'; allowed: 'dit_confidence', 'dit_hidden', 'upo'")
+
+
+def test_reading_takes_no_random_draws() -> None:
+    before = torch.random.get_rng_state()
+    from_bytes(written(), where="here")
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_settings_of_another_version_are_named() -> None:

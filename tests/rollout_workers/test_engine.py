@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.metrics import TimeStates
+from policy.config import BackboneShape
 from policy.factory import make_heuristic
 from policy.learned import score_steps
 from policy.observation import Needs, Observation
@@ -303,7 +304,18 @@ def test_nobody_pays_for_what_nobody_needs():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("policy_settings", [{}, {"distribution": "bernoulli", "policy_temperature": 0.5}])
+@pytest.mark.parametrize(
+    "policy_settings",
+    [
+        {},
+        {"distribution": "bernoulli", "policy_temperature": 0.5},
+        {"distribution": "dpls", "num_confidences": 4},
+        {"distribution": "dpls", "dpls_likelihood": "set"},
+        {"distribution": "top_k", "top_k": 3},
+        {"network": "dit_hidden", "backbone": BackboneShape(128, 4, 32), "spread": 0.02},
+        {"network": "upo", "distribution": "categorical", "backbone": BackboneShape(128, 4, 32), "spread": 0.02},
+    ],
+)
 def test_recorded_log_probs_score_again_to_the_same(dtype, policy_settings):
     unmasker = lively_policy(seed=3, **policy_settings)
     sequences = [make_sequence([5] * (n % 4), [MASK_ID] * 24, 24 // (1 + n % 3), n) for n in range(9)]

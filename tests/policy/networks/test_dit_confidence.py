@@ -11,7 +11,8 @@ from torch import Tensor
 
 from policy.config import PolicyConfig
 from policy.factory import make_network
-from policy.networks.dit_confidence import ConfidenceDiT, num_parameters
+from policy.networks.dit_confidence import ConfidenceDiT
+from policy.networks.registry import num_parameters
 
 PUBLISHED = PolicyConfig(confidence_features="raw", time_embedding="legacy")
 SMALL = PolicyConfig(hidden_size=16, feed_forward_size=24, num_heads=2, time_embed_size=8)

@@ -1,0 +1,42 @@
+"""The transformer block of today's language models, bidirectional, as policies over hidden states use it.
+
+Root-mean-square norms, rotary attention without biases and a gated feed-forward layer (LLaDA's and Llama's block). Of a model with
+grouped keys, attention biases or another rotary base it is a plain relative: its weights start at random and are never the model's.
+
+Shapes: `N` rows or packed steps, `L` positions, `D` hidden size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policy.config import BackboneShape
+from policy.networks.layers import attend
+
+NORM_EPS = 1e-5
+
+
+class BackboneBlock(nn.Module):
+    """Pre-norm attention and feed-forward, each added to its input; every position attends to every position."""
+
+    def __init__(self, shape: BackboneShape) -> None:
+        super().__init__()
+        D, inner = shape.hidden_size, shape.feed_forward_size
+        self.num_heads = shape.num_heads
+        self.attention_norm = nn.RMSNorm(D, eps=NORM_EPS)
+        self.q_proj = nn.Linear(D, D, bias=False)
+        self.k_proj = nn.Linear(D, D, bias=False)
+        self.v_proj = nn.Linear(D, D, bias=False)
+        self.out_proj = nn.Linear(D, D, bias=False)
+        self.feed_forward_norm = nn.RMSNorm(D, eps=NORM_EPS)
+        self.gate_proj = nn.Linear(D, inner, bias=False)
+        self.up_proj = nn.Linear(D, inner, bias=False)
+        self.down_proj = nn.Linear(inner, D, bias=False)
+
+    def forward(self, x_NLD: Tensor) -> Tensor:
+        h_NLD = self.attention_norm(x_NLD)
+        attended_NLD = attend(self.q_proj(h_NLD), self.k_proj(h_NLD), self.v_proj(h_NLD), num_heads=self.num_heads)
+        x_NLD = x_NLD + self.out_proj(attended_NLD)
+        h_NLD = self.feed_forward_norm(x_NLD)
+        return x_NLD + self.down_proj(F.silu(self.gate_proj(h_NLD)) * self.up_proj(h_NLD))

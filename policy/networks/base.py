@@ -1,0 +1,38 @@
+"""What every policy network is: features of some rows in, one logit per canvas position out.
+
+Shapes: `N` rows or packed steps, `L` canvas positions, `K` confidences per position, `D` hidden size of the dLLM.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from policy.config import PolicyConfig
+
+
+class PolicyNetwork(nn.Module):
+    """A network that its settings describe completely: `config` and the state dict are all that a policy file holds."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        masked_NL: Tensor,
+        eligible_NL: Tensor,
+        confidences_NLK: Tensor,
+        time_N: Tensor,
+        hidden_NLD: Tensor | None = None,
+    ) -> Tensor:
+        """`[N, L]` raw logits u.
+
+        Args:
+            masked_NL: bool, the position holds the mask token.
+            eligible_NL: bool, masked and inside the row's current block.
+            confidences_NLK: top-K token probabilities, largest first.
+            time_N: NFE / L.
+            hidden_NLD: hidden states in any float type, 0 where nothing was asked for; of networks that read them
+                (`config.reads_hidden`), None for the others.
+        """
+        raise NotImplementedError

@@ -125,7 +125,7 @@ def test_progress_before_the_first_validation_is_plain_json() -> None:
 
 def test_progress_of_another_schema_is_refused() -> None:
     record = json.loads(progress_file(Progress())) | {"schema": 7}
-    with pytest.raises(ValueError, match=r"^checkpoint schema 7 is not supported; this version reads 1$"):
+    with pytest.raises(ValueError, match=r"^checkpoint schema 7 is not supported; this version reads 2$"):
         read_progress(json.dumps(record).encode())
 
 

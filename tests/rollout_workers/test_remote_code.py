@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,16 @@ REMOTE = LoadOptions(remote_code=True)
 
 @pytest.fixture(autouse=True, scope="module")
 def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Code is copied to a folder of the test, not of the user."""
+    """Code is copied to a folder of the test, not of the user; an import of the usual folder is forgotten meanwhile."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        for name in [
+            name
+            for name in sys.modules
+            if name.partition(".")[0] == dynamic_module_utils.TRANSFORMERS_DYNAMIC_MODULE_NAME
+        ]:
+            patch.delitem(sys.modules, name)
+        patch.syspath_prepend(dynamic_module_utils.HF_MODULES_CACHE)
         yield
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.logs import wide_console
@@ -49,7 +48,7 @@ def write_results(
                 f"{arm.label}, block {arm.block_length}: no answer could be graded, so it is left out", style="red"
             )
     if summaries:
-        comparison = compare(summaries, {arm: groups[arm] for arm in groups})
+        comparison, by_task = compare(summaries, groups), _by_task(groups, summaries)
         run_dir.evaluation_path.mkdir(parents=True, exist_ok=True)
         _write_csv(summaries, run_dir.evaluation_path / "summary.csv")
         document = {
@@ -59,13 +58,21 @@ def write_results(
             "environment": environment_record(),
             "comparison": comparison,
             "arms": [asdict(summary) for summary in summaries],
-            "tasks": _task_documents(groups),
+            "tasks": {
+                task: {"comparison": compare(own, mine), "arms": [asdict(summary) for summary in own]}
+                for task, (own, mine) in by_task.items()
+            },
         }
         (run_dir.evaluation_path / "results.json").write_text(json.dumps(document, indent=1))
         title = f"Accuracy against forward passes (reward: alpha = {alpha:g})"
         pareto = run_dir.plots_path / "pareto.png"
         plot_pareto(summaries, pareto, alpha=alpha, canvas_length=canvas_length, title=title)
-        _print_tasks(console, groups, alpha=alpha)
+        # The table of a single task is the one of the whole.
+        for task, (own, mine) in by_task.items() if len(by_task) > 1 else ():
+            console.print(f"task {task}", style="bold")
+            console.print(results_table(own, alpha=alpha))
+            console.print(_comparison_line(compare(own, mine)))
+            console.print()
         console.print(results_table(summaries, alpha=alpha))
         console.print(_comparison_line(comparison))
     plot_learning(history, run_dir.plots_path / "learning.png")
@@ -75,36 +82,19 @@ def write_results(
     console.print(f"plots    {run_dir.plots_path}/ (pareto.png, learning.png)", soft_wrap=True)
 
 
-def _groups_of_task(groups: Mapping[Arm, list[ExampleRecord]], task: str) -> dict[Arm, list[ExampleRecord]]:
-    """The arms that have validly graded records of `task`, with these alone."""
-    mine = {arm: [record for record in records if record.task == task] for arm, records in groups.items()}
-    return {arm: records for arm, records in mine.items() if any(r.grade != "grader_error" for r in records)}
-
-
-def _tasks(groups: Mapping[Arm, list[ExampleRecord]]) -> list[str]:
-    return sorted({record.task for records in groups.values() for record in records})
-
-
-def _task_documents(groups: Mapping[Arm, list[ExampleRecord]]) -> dict[str, Any]:
-    """Per task what results.json says of all tasks together."""
-    documents = {}
-    for task in _tasks(groups):
-        mine = _groups_of_task(groups, task)
-        summaries = [summarise(arm, records) for arm, records in mine.items()]
-        documents[task] = {"comparison": compare(summaries, mine), "arms": [asdict(each) for each in summaries]}
-    return documents
-
-
-def _print_tasks(console: Console, groups: Mapping[Arm, list[ExampleRecord]], *, alpha: float) -> None:
-    """One table per task of a mixture; nothing for a single task, whose table is the whole."""
-    tasks = _tasks(groups)
-    for task in tasks if len(tasks) > 1 else ():
-        mine = _groups_of_task(groups, task)
-        summaries = [summarise(arm, records) for arm, records in mine.items()]
-        console.print(f"task {task}", style="bold")
-        console.print(results_table(summaries, alpha=alpha))
-        console.print(_comparison_line(compare(summaries, mine)))
-        console.print()
+def _by_task(
+    groups: Mapping[Arm, list[ExampleRecord]], summaries: Sequence[ArmSummary]
+) -> dict[str, tuple[Sequence[ArmSummary], Mapping[Arm, list[ExampleRecord]]]]:
+    """Task -> the arms that have validly graded records of it, with these alone; of a single task that is the whole."""
+    tasks = sorted({record.task for records in groups.values() for record in records})
+    if len(tasks) == 1:
+        return {tasks[0]: (summaries, groups)}
+    found: dict[str, tuple[Sequence[ArmSummary], Mapping[Arm, list[ExampleRecord]]]] = {}
+    for task in tasks:
+        mine = {arm: [record for record in records if record.task == task] for arm, records in groups.items()}
+        mine = {arm: records for arm, records in mine.items() if any(r.grade != "grader_error" for r in records)}
+        found[task] = ([summarise(arm, records) for arm, records in mine.items()], mine)
+    return found
 
 
 def compare(summaries: Sequence[ArmSummary], groups: Mapping[Arm, list[ExampleRecord]]) -> dict[str, Any] | None:

@@ -87,9 +87,10 @@ class RunConfig:
         """Task name -> relative weight, for a single task too."""
         return {self.task: 1.0} if isinstance(self.task, str) else self.task
 
-    def task_config(self, name: str) -> TaskConfig:
-        """How the task `name` of this run is posed."""
-        return self.task_settings.get(name, TaskConfig())
+    @property
+    def task_configs(self) -> dict[str, TaskConfig]:
+        """Task name -> how it is posed, for every task of this run."""
+        return {name: self.task_settings.get(name, TaskConfig()) for name in self.task_weights}
 
     def _check_tasks(self, prefix: str) -> None:
         if not self.task_weights:

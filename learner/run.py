@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from policy.weights import from_bytes, to_bytes
 from rollout_workers.models.base import ModelError, ModelSpec
 from rollout_workers.models.load import check_model, load_tokenizer
 from rollout_workers.pool import RolloutPool
-from rollout_workers.problems import ProblemSet, PromptLimit
-from rollout_workers.tasks import Split, make_task
+from rollout_workers.problems import Problems, ProblemSet, PromptLimit
+from rollout_workers.tasks import Split, Task, make_tasks
 from rollout_workers.tasks.stream import Pick
 
 logger = get_logger(__name__)
@@ -42,15 +42,14 @@ def run(
     """Trains and evaluates; returns the exit code. Mistakes of the user are `UserError`s raised before anything is written."""
     try:
         model_spec = check_model(config.model.name, config.model.options)
-        config = _for_model(config, model_spec)
-        problem_set = _problem_set(config, model_spec)
     except ModelError as error:
         raise UserError(f"config key 'model.name': {error}") from error
-    canvas_length, block_length = config.decode.lengths(problem_set.canvas_length, "decode")
+    config = _for_model(config, model_spec)
+    tasks = make_tasks(config.task_configs)
+    task_length = max(task.canvas_length for task in tasks.values())
+    canvas_length, block_length = config.decode.lengths(task_length, "decode")
     arms = heuristic_arms(config.evaluation, canvas_length)
-    problems = problem_set.choose(
-        num_validation=config.checkpoint.validation_examples, num_test=config.evaluation.num_examples
-    )
+    problems = _choose_problems(config, model_spec, tasks, canvas_length)
     run_dir = RunDir.open(Path(config.run_dir), to_dict(config), resume=resume, ignore=RESULT_NEUTRAL)
     checkpoint = _newest_checkpoint(run_dir)
     setup_logging(file=run_dir.log_path)
@@ -115,18 +114,16 @@ def _for_model(config: RunConfig, model: ModelSpec) -> RunConfig:
         raise UserError(str(error)) from error
 
 
-def _problem_set(config: RunConfig, model: ModelSpec) -> ProblemSet:
-    """The run's tasks, which this machine can grade, and how long their prompts may be."""
-    tasks = {name: make_task(name, config.task_config(name)) for name in config.task_weights}
-    for task in tasks.values():
-        task.prepare()
+def _choose_problems(config: RunConfig, model: ModelSpec, tasks: Mapping[str, Task], canvas_length: int) -> Problems:
+    """The problems of every phase, none with a longer prompt than the model has positions for beside the canvas."""
     decode = config.decode
-    canvas_length = decode.canvas_length or max(task.canvas_length for task in tasks.values())
     room = None if model.num_positions is None else model.num_positions - canvas_length
     given = [each for each in (room, decode.max_prompt_length) if each is not None]
     tokenizer = load_tokenizer(config.model.name, config.model.options)
     limit = PromptLimit(tokenizer, min(given, default=None), decode.long_prompts)
-    return ProblemSet(tasks, config.task_weights, config.seed, limit)
+    return ProblemSet(tasks, config.task_weights, config.seed, limit).choose(
+        num_validation=config.checkpoint.validation_examples, num_test=config.evaluation.num_examples
+    )
 
 
 def _choose_temperature(config: RunConfig, pool: RolloutPool, picks: Sequence[Pick], block_length: int) -> Arm:

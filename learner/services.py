@@ -38,7 +38,7 @@ class Services:
                 eos=config.decode.eos,
             ),
             reward=config.reward,
-            tasks={name: config.task_config(name) for name in config.task_weights},
+            tasks=config.task_configs,
             torch_threads=rollout.torch_threads,
             fingerprint=self._fingerprint,
             weights_deadline_s=STORE_DEADLINE_S,

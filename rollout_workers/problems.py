@@ -49,11 +49,6 @@ class ProblemSet:
     limit: PromptLimit
     _skipped: dict[tuple[str, Split], frozenset[int]] = field(default_factory=dict, init=False)
 
-    @property
-    def canvas_length(self) -> int:
-        """L, in tokens: the longest that a task asks for."""
-        return max(task.canvas_length for task in self.tasks.values())
-
     def choose(self, *, num_validation: int, num_test: int) -> Problems:
         """The problems of every phase; reads all data, so whatever is wrong with it is raised here."""
         return Problems(self.training(), self.validation(num_validation), self.test(num_test))

@@ -22,7 +22,7 @@ from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, Tas
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.rewards import make_reward
 from rollout_workers.rollout import DecodeSettings, Lease, LeaseSummary, Rollout, UnmaskerSpec
-from rollout_workers.tasks import make_task
+from rollout_workers.tasks import make_tasks
 
 WAITING = "waiting"
 WEIGHTS = "weights"
@@ -52,15 +52,12 @@ class RolloutWorker:
         self._spec = spec
         self._store = store
         self._policy: tuple[int, PolicyNetwork] | None = None
-        tasks = {name: make_task(name, config) for name, config in spec.tasks.items()}
-        for task in tasks.values():
-            task.prepare()
         self._rollout = Rollout(
             load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device, options=spec.model.options),
             load_tokenizer(spec.model.name, spec.model.options),
             spec.settings,
             make_reward(spec.reward.kind, alpha=spec.reward.alpha),
-            tasks=tasks,
+            tasks=make_tasks(spec.tasks),
             clock=self._clock,
         )
 

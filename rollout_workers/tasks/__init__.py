@@ -61,4 +61,12 @@ def make_task(name: str, config: TaskConfig | None = None) -> Task:
     return _DATASETS[name](config) if name in _DATASETS else _MADE_UP[name]()
 
 
-__all__ = ["MASK", "TASK_NAMES", "Example", "Split", "Task", "make_task"]
+def make_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
+    """Tasks by name, each of which this machine can grade; a UserError says what is wrong."""
+    tasks = {name: make_task(name, config) for name, config in configs.items()}
+    for task in tasks.values():
+        task.prepare()
+    return tasks
+
+
+__all__ = ["MASK", "TASK_NAMES", "Example", "Split", "Task", "make_task", "make_tasks"]

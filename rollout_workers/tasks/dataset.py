@@ -9,7 +9,6 @@ files are given.
 from __future__ import annotations
 
 import hashlib
-import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -209,16 +208,11 @@ class DatasetTask(ABC):
     def _fill_empty(self, rows: Sequence[Row], indices: dict[Split, list[int]]) -> None:
         """Of a small file whose hashes leave a split empty, that split gets one training problem: the one that hashes lowest."""
         for split, mine in indices.items():
+            if mine:
+                continue
             problems = {self.problem(rows[i]) for i in indices.get(Split.TRAIN, ())}
-            if mine or len(problems) < 2:
+            if len(problems) < 2:
                 continue
             lowest = min(problems, key=lambda problem: hashlib.blake2b(f"{split} {problem}".encode()).digest())
             mine.extend(i for i in indices[Split.TRAIN] if self.problem(rows[i]) == lowest)
             indices[Split.TRAIN] = [i for i in indices[Split.TRAIN] if i not in mine]
-
-
-def keyed_permutation(size: int, *, key: str) -> list[int]:
-    """0..size-1 in an order that depends on nothing but `key`."""
-    order = list(range(size))
-    random.Random(key).shuffle(order)
-    return order

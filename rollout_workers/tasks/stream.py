@@ -6,12 +6,12 @@ exactly the examples that an undisturbed run would have drawn.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from cluster.errors import UserError
 from rollout_workers.tasks.base import Split, Task
-from rollout_workers.tasks.dataset import keyed_permutation
 
 Cursor = Mapping[str, int]
 """Task name -> examples drawn from it."""
@@ -65,7 +65,7 @@ class TaskStream:
         if (name, number) not in self._passes:
             key = f"{self.seed}/{name}/{self.split}/{number}"
             self._passes = {done: order for done, order in self._passes.items() if done[0] != name}
-            self._passes[name, number] = keyed_permutation(len(usable), key=key)
+            self._passes[name, number] = _keyed_permutation(len(usable), key=key)
         return usable[self._passes[name, number][position]]
 
     def _usable_of(self, name: str) -> list[int] | None:
@@ -76,3 +76,10 @@ class TaskStream:
             if self._usable[name] == []:
                 raise UserError(f"task {name!r}: all {size} {self.split} examples are skipped; nothing is left to draw")
         return self._usable[name]
+
+
+def _keyed_permutation(size: int, *, key: str) -> list[int]:
+    """0..size-1 in an order that depends on nothing but `key`."""
+    order = list(range(size))
+    random.Random(key).shuffle(order)
+    return order

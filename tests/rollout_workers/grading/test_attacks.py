@@ -7,6 +7,7 @@ run in the namespaces; those that need nothing of theirs run in the weaker mode 
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rollout_workers.grading.answers import Grade, GradeKind
 from rollout_workers.grading.code import CodeCheck, run_checks
 from rollout_workers.grading.sandbox import SandboxLimits, SandboxMode, open_sandbox
 
+ROOT_HOME = pwd.getpwuid(0).pw_dir
 TESTS = """
 def check(f):
     results = [f(x) for x in (2, 3, 10)]
@@ -702,8 +704,8 @@ def escaped(request, tmp_path_factory) -> dict[str, Grade]:
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOST_SECRET", "secret")
         given = {
-            "PATHS": ["/etc/passwd", "/etc/shadow", str(secret), __file__, f"/proc/{os.getpid()}/environ", "/root/.bashrc"],
-            "FOLDERS": ["/home", "/root", str(Path(__file__).parent), "/tmp", "/etc", "/proc"],
+            "PATHS": ["/etc/passwd", "/etc/shadow", str(secret), __file__, f"/proc/{os.getpid()}/environ", f"{ROOT_HOME}/.bashrc"],
+            "FOLDERS": ["/home", ROOT_HOME, str(Path(__file__).parent), "/tmp", "/etc", "/proc"],
             "MINE": str(secret),
             "PORT": server.getsockname()[1],
             "UNIX": str(secret.parent / "socket"),

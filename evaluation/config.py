@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from cluster.config import setting
 from cluster.errors import UserError
+from policy.inference import InferenceConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class EvaluationConfig:
     policy_temperatures: tuple[float, ...] = setting(
         (), help="of the learned policy; the best on the validation split is used; empty: as trained", above=0.0
     )
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    """How the learned policy decides in the final evaluation."""
     seeds: tuple[int, ...] = setting((0,), help="noise seeds of the random samplers and of the policy")
     lease_examples: int = setting(64, help="problems per lease", minimum=1)
 

@@ -9,6 +9,7 @@ from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
 from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
 from policy.factory import HEURISTICS, make_swept_heuristic
+from policy.inference import InferenceConfig
 from rollout_workers.config import check_block_length
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
@@ -112,6 +113,7 @@ def _plan(
             heuristic=None if is_learned else arm.sampler,
             parameter=arm.parameter,
             weight_version=weight_version if is_learned else 0,
+            inference=config.inference if is_learned else InferenceConfig(),
         )
         for seed in config.seeds if arm.is_random else config.seeds[:1]:
             arm_key = (arm.sampler, arm.parameter, arm.block_length, seed)

@@ -25,10 +25,14 @@ LEARNER_CPUS = 0.1
 class LearnerActor:
     """One learner rank."""
 
-    def __init__(self, policy: PolicyConfig, config: LearnerConfig, seed: int) -> None:
+    def __init__(
+        self, policy: PolicyConfig, config: LearnerConfig, seed: int, vocabulary_size: int, initial: bytes | None
+    ) -> None:
         keep_freed_memory()
         torch.set_num_threads(config.torch_threads)
-        self._trainer = Trainer(policy, config, seed=seed)
+        self._trainer = Trainer(policy, config, seed=seed, vocabulary_size=vocabulary_size)
+        if initial is not None:
+            self._trainer.start_from(initial)
         self._deadline_s = config.update_deadline_s
 
     def ready(self) -> bool:
@@ -46,6 +50,13 @@ class LearnerActor:
         metrics = self._trainer.update(parts, np.asarray(rewards, np.float64), np.asarray(valid, bool))
         return metrics, to_bytes(self._trainer.network)
 
+    def imitate(
+        self, references: Sequence[Any], rewards: Sequence[float], valid: Sequence[bool]
+    ) -> tuple[dict[str, Metric], bytes]:
+        """One supervised update on the referenced rollouts of a heuristic, whatever they earned."""
+        metrics = self._trainer.imitate(ray.get(list(references), timeout=self._deadline_s))
+        return metrics, to_bytes(self._trainer.network)
+
     def weights(self) -> bytes:
         """The present weights as a policy file."""
         return to_bytes(self._trainer.network)
@@ -55,8 +66,20 @@ class LearnerActor:
         return trainer_files(self._trainer)
 
 
-def start_learner(policy: PolicyConfig, config: LearnerConfig, seed: int) -> ActorHandle:
-    """A learner actor; Ray never restarts it, because its state would be lost unseen."""
+def start_learner(
+    policy: PolicyConfig, config: LearnerConfig, *, seed: int, vocabulary_size: int, initial: bytes | None
+) -> ActorHandle:
+    """A learner actor; Ray never restarts it, because its state would be lost unseen.
+
+    Args:
+        policy: the policy's settings.
+        config: the learner's.
+        seed: of the policy's first weights.
+        vocabulary_size: of the dLLM.
+        initial: a policy file to start from, of the same architecture.
+    """
     actor_class: Any = ray.remote(LearnerActor)
-    actor: ActorHandle = actor_class.options(num_cpus=LEARNER_CPUS, max_restarts=0).remote(policy, config, seed)
+    actor: ActorHandle = actor_class.options(num_cpus=LEARNER_CPUS, max_restarts=0).remote(
+        policy, config, seed, vocabulary_size, initial
+    )
     return actor

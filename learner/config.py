@@ -8,23 +8,85 @@ from typing import Literal
 from cluster.config import setting
 from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
+from learner.compatibility import check_compatible
+from learner.watch import WatchConfig
 from policy.config import PolicyConfig
 from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.tasks import TASK_NAMES
 
 
 @dataclass(frozen=True)
+class RegulariserConfig:
+    """A pull towards an explicit reference policy (arXiv 2510.05725, and its closed form for parallel decisions)."""
+
+    kind: Literal["none", "kl", "cross_entropy", "output_kl"] = setting(
+        "none",
+        help="per decision KL(policy || reference) or cross-entropy(reference, policy); per trajectory the KL of outputs",
+    )
+    reference: Literal["threshold", "factor", "softmax_confidence", "max_confidence", "top_k"] = "threshold"
+    parameter: float | None = setting(None, help="of the reference: tau, factor or k")
+    smoothing: float = setting(
+        0.05, help="of parallel references: probabilities lie in [s, 1 - s]", above=0.0, below=0.5
+    )
+    coefficient: float = setting(0.0, help="beta, its weight in the objective", minimum=0.0)
+    anneal: Literal["constant", "linear"] = setting("constant", help="linear: the coefficient falls to 0 over the run")
+
+
+@dataclass(frozen=True)
+class SteeringConfig:
+    """Rollouts of a heuristic in every group (arXiv 2512.09106); off without `parameters`."""
+
+    heuristic: str = "threshold"
+    parameters: tuple[float, ...] = setting((), help="one expert rollout per prompt for each value")
+    block_length: int | None = setting(None, help="of the expert; null is decode.block_length", minimum=1)
+    mode: Literal["mixture", "per_decision", "policy_ratio"] = setting(
+        "mixture", help="how an expert's decision is scored, see policy.steering"
+    )
+
+
+@dataclass(frozen=True)
+class ImitationConfig:
+    """Supervised updates before GRPO: a warm start from a heuristic."""
+
+    num_steps: int = setting(0, help="updates on a heuristic's rollouts before the first of GRPO", minimum=0)
+    objective: Literal["decisions", "reference"] = setting(
+        "decisions", help="likelihood of the heuristic's decisions, or cross-entropy with learner.regulariser.reference"
+    )
+    heuristic: str = setting("threshold", help="decides what is visited and imitated")
+    parameter: float = 0.9
+    block_length: int | None = setting(None, help="of the heuristic; null is decode.block_length", minimum=1)
+    group_size: int = setting(1, help="rollouts per prompt; more than one only where the heuristic draws", minimum=1)
+
+
+@dataclass(frozen=True)
 class LearnerConfig:
-    """GRPO (arXiv 2512.09106) and its optimiser."""
+    """GRPO (arXiv 2512.09106) or UPO (arXiv 2510.05725), and its optimiser."""
 
     num_steps: int = setting(100, help="policy updates, each on fresh rollouts", minimum=0)
+    initial_policy: str | None = setting(None, help="policy file to start from, of the same architecture")
+    imitation: ImitationConfig = field(default_factory=ImitationConfig)
+    steering: SteeringConfig = field(default_factory=SteeringConfig)
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     prompts_per_step: int = setting(16, minimum=1)
     group_size: int = setting(8, help="rollouts per prompt; their mean is the baseline", minimum=2)
     num_iterations: int = setting(2, help="mu: optimiser steps on each batch of rollouts", minimum=1)
     advantage: Literal["mean", "mean_std", "leave_one_out"] = "mean"
-    normaliser: Literal["per_rollout", "per_step"] = "per_rollout"
+    normaliser: Literal["per_rollout", "per_step", "sum", "constant"] = setting(
+        "per_rollout",
+        help="weight of a step: 1/(R T), 1/sum T, 1/R or 1/(R L) of R rollouts with T steps on a canvas of L",
+    )
+    ratio: Literal["step", "trajectory"] = setting(
+        "step", help="one importance ratio per decision, or one per trajectory (the output level of UPO)"
+    )
     clip_low: float = setting(0.5, above=0.0, maximum=1.0)
     clip_high: float = setting(0.5, above=0.0)
+    entropy_bonus: float = setting(
+        0.0, help="weight of the decisions' mean entropy in the objective: keeps the policy exploring", minimum=0.0
+    )
+    entropy_anneal: Literal["constant", "linear"] = setting(
+        "constant", help="linear: the bonus falls to 0 over the run"
+    )
     learning_rate: float = setting(3e-5, above=0.0)
     warmup_steps: int = setting(0, help="optimiser steps of linear warm-up", minimum=0)
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -39,6 +101,22 @@ class LearnerConfig:
     max_grader_error_rate: float = setting(
         0.05, help="share of grader errors in a step that stops the run", minimum=0.0
     )
+
+    @property
+    def num_updates(self) -> int:
+        """All updates of the run, the supervised ones included."""
+        return self.imitation.num_steps + self.num_steps
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether anything is learned from the reference policy."""
+        imitates = self.imitation.num_steps > 0 and self.imitation.objective == "reference"
+        return self.regulariser.kind != "none" or imitates
+
+    @property
+    def needs_every_row(self) -> bool:
+        """Whether rows without an advantage are learned from too."""
+        return self.entropy_bonus > 0 or (self.regulariser.kind != "none" and self.regulariser.coefficient > 0)
 
 
 @dataclass(frozen=True)
@@ -76,6 +154,7 @@ class RunConfig:
         """Divisions that must come out even."""
         prefix = f"{where}." if where else ""
         self._check_tasks(prefix)
+        check_compatible(self, prefix)
         if self.learner.prompts_per_step % self.rollout.lease_groups:
             raise UserError(
                 f"config key '{prefix}rollout.lease_groups' is {self.rollout.lease_groups}; "

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from ray.actor import ActorHandle
 
 from cluster.errors import RunFailure
 from cluster.logs import get_logger
-from cluster.metrics import JsonlSink, Maximum, Mean, Metric, TimeStates, reduce, values
+from cluster.metrics import JsonlSink, Maximum, Mean, Metric, TimeStates, read_jsonl, reduce, values
 from cluster.run_dir import RunDir
 from cluster.runtime import wait_for
 from cluster.weight_store import WeightRecord, WeightStore
@@ -38,13 +37,14 @@ from learner.checkpoint import (
     read_progress,
 )
 from learner.config import RunConfig
+from learner.lease_plan import LeasePlan
+from learner.watch import Alarm, Watch
 from policy.weights import fingerprint
 from rollout_workers.grading.answers import GradeKind
 from rollout_workers.pool import RolloutPool
 from rollout_workers.problems import Problems
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
-from rollout_workers.tasks.stream import Pick
 
 STORE_DEADLINE_S = 60.0
 ROLLOUT, LEARNER, CHECKPOINT, VALIDATION, DRIVER = "rollout", "learner", "checkpoint", "validation", "driver"
@@ -55,6 +55,10 @@ logger = get_logger(__name__)
 
 class GraderFailing(RunFailure):
     """The grader itself fails too often for the rewards to mean anything."""
+
+
+class Diverged(RunFailure):
+    """The policy is beyond repair."""
 
 
 class StopRequested(Exception):
@@ -82,6 +86,7 @@ class TrainingLoop:
         learner: ActorHandle,
         store: WeightStore,
         problems: Problems,
+        canvas_length: int,
         block_length: int,
         should_stop: Callable[[], bool] = lambda: False,
         on_report: Callable[[Report], None] = lambda report: None,
@@ -99,10 +104,14 @@ class TrainingLoop:
         self._clock = TimeStates(DRIVER)
         self._sink = JsonlSink(run_dir.metrics_path)
         self._fingerprint = fingerprint(config.policy)
-        leases_per_step = config.learner.prompts_per_step // config.rollout.lease_groups
-        self._buffer = TrajectoryBuffer(capacity=leases_per_step, max_weight_lag=config.learner.max_weight_lag)
+        self._plan = LeasePlan(config, block_length)
+        self._buffer = TrajectoryBuffer(
+            capacity=self._plan.max_leases_per_step, max_weight_lag=config.learner.max_weight_lag
+        )
         self.progress = Progress()
+        self.alarms: list[Alarm] = []
         self._next_cursor = self.progress.task_cursor
+        self._watch = Watch(config.learner.watch, canvas_length=canvas_length)
 
     def resume(self, name: str, files: dict[str, bytes]) -> None:
         """Goes back to a checkpoint: weights, optimiser, counters, and the metrics up to it."""
@@ -110,15 +119,16 @@ class TrainingLoop:
         self._call_learner("restore", files, name, what=f"the learner to restore {name}")
         self._sink.rewind(self.progress.step)
         JsonlSink(self._run_dir.samples_path).rewind(self.progress.step)
+        for line in read_jsonl(self._run_dir.metrics_path):
+            self._watch.observe(line["step"], line["values"])
 
     def run(self) -> None:
-        """Trains until `num_steps`; raises StopRequested after saving when it was asked to stop."""
-        config = self._config.learner
+        """Trains to the last update; raises StopRequested after saving when it was asked to stop."""
         self._publish(self._call_learner("weights", what="the learner's weights"))
         if self.progress.step == 0:
             self._sink.rewind(-1)
             self._validate_and_save({})
-        while self.progress.step < config.num_steps:
+        while self.progress.step < self._config.learner.num_updates:
             entries = self._rollouts()
             if entries is None:
                 self._save()
@@ -137,23 +147,9 @@ class TrainingLoop:
         return self._buffer.take()
 
     def _leases(self) -> list[Lease]:
-        config, step = self._config, self.progress.step
-        per_lease, size = config.rollout.lease_groups, config.learner.group_size
-        picks, self._next_cursor = self._training.draw(self.progress.task_cursor, config.learner.prompts_per_step)
-        first = sum(self.progress.task_cursor.values())
-        posed: Counter[Pick] = Counter()
-        groups: list[GroupRequest] = []
-        for number, pick in enumerate(picks, start=first):
-            groups.append(
-                GroupRequest(number, pick.task, Split.TRAIN, pick.index, size, first_sample=posed[pick] * size)
-            )
-            posed[pick] += 1
-        return [
-            self._lease(
-                number, UnmaskerSpec(weight_version=step), tuple(groups[start : start + per_lease]), record=True
-            )
-            for number, start in enumerate(range(0, len(groups), per_lease))
-        ]
+        drawn = self._training.draw(self.progress.task_cursor, self._config.learner.prompts_per_step)
+        picks, self._next_cursor = drawn
+        return self._plan.leases(picks, first_group=sum(self.progress.task_cursor.values()), step=self.progress.step)
 
     def _lease(self, number: int, spec: UnmaskerSpec, groups: tuple[GroupRequest, ...], *, record: bool) -> Lease:
         return Lease(number, self._config.seed, spec, groups, self._block_length, record=record)
@@ -165,7 +161,7 @@ class TrainingLoop:
         self._check_grader(summaries)
         with self._clock.state(LEARNER):
             metrics, weights = self._call_learner(
-                "update",
+                "imitate" if self._plan.imitates(self.progress.step) else "update",
                 [entry.trajectories for entry in entries],
                 rewards,
                 valid,
@@ -182,7 +178,8 @@ class TrainingLoop:
         step = self.progress.step
         if step % self._config.checkpoint.samples_every == 0:
             self._write_samples(summaries)
-        if step % self._config.checkpoint.every == 0 or step == self._config.learner.num_steps:
+        self._raise_alarms(record)
+        if step % self._config.checkpoint.every == 0 or step == self._config.learner.num_updates:
             self._validate_and_save(record, summaries)
         else:
             self._report(record, summaries)
@@ -226,7 +223,15 @@ class TrainingLoop:
     def _report(self, record: dict[str, float], summaries: list[LeaseSummary]) -> None:
         times = wall_clock_breakdown(self._clock.take(), summaries, num_actors=self._pool.num_actors)
         self._sink.write(self.progress.step, record, times=times)
-        self._on_report(Report(self.progress.step, self._config.learner.num_steps, record))
+        self._on_report(Report(self.progress.step, self._config.learner.num_updates, record))
+
+    def _raise_alarms(self, record: dict[str, float]) -> None:
+        """Says what looks wrong; what no later update could mend ends the run, with the last good checkpoint in place."""
+        for alarm in self._watch.observe(self.progress.step, record):
+            if alarm.is_fatal:
+                raise Diverged(f"update {alarm.step}: {alarm.message}")
+            self.alarms.append(alarm)
+            logger.warning("update %d: %s: %s", alarm.step, alarm.name, alarm.message)
 
     def _check_grader(self, summaries: list[LeaseSummary]) -> None:
         grades = [grade for summary in summaries for grade in summary.grades]
@@ -256,6 +261,7 @@ class TrainingLoop:
                     "prompt_hash": first.prompt_hashes[i],
                     "weight_version": row.weight_version,
                     "reward": first.rewards[i],
+                    "reward_terms": first.reward_terms[i],
                     "grade": str(grade.kind),
                     "answer": grade.answer,
                     "nfe": row.nfe,
@@ -274,12 +280,21 @@ class TrainingLoop:
 def rollout_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
     """Metrics of decoded rows; they depend on the rows alone, never on which actor decoded them.
 
-    Of a mixture, `reward_TASK` and `accuracy_TASK` tell each task's own.
+    Of a mixture, `reward_TASK` and `accuracy_TASK` tell each task's own. Of rewards with several terms, `reward_TERM` is the term,
+    unweighted. Experts' rows count in `expert_reward`, `expert_accuracy` and `expert_nfe` alone.
     """
+    experts = [summary for summary in summaries if summary.lease.unmasker.expert is not None]
+    own = [summary for summary in summaries if summary.lease.unmasker.expert is None]
+    steered = _row_metrics(experts)
+    return _row_metrics(own) | {f"expert_{name}": steered[name] for name in ("reward", "accuracy", "nfe") if experts}
+
+
+def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
     records: list[dict[str, Metric]] = []
     is_mixture = len({group.task for summary in summaries for group in summary.lease.groups}) > 1
     for summary in summaries:
-        for row, grade, reward in zip(summary.rows, summary.grades, summary.rewards, strict=True):
+        columns = zip(summary.rows, summary.grades, summary.rewards, summary.reward_terms, strict=True)
+        for row, grade, reward, terms in columns:
             records.append(
                 {
                     "reward": Mean(reward, 1),
@@ -292,6 +307,8 @@ def rollout_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
                     "near_tie_share": Mean(float(row.num_near_ties > 0), 1),
                 }
             )
+            if len(terms) > 1:
+                records[-1] |= {f"reward_{name}": Mean(value, 1) for name, value in terms.items()}
             if is_mixture:
                 task = row.example_id.partition("/")[0]
                 own: dict[str, Metric] = {"reward": Mean(reward, 1), "accuracy": Mean(float(grade.is_correct), 1)}

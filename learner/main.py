@@ -11,17 +11,20 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from cluster.config import apply_overrides, build, dump_yaml, load_yaml, to_dict
 from cluster.errors import DeadlineExceeded, ExitCode, RunFailure, UserError
 from learner.config import RunConfig
 
 DEFAULT_PRESET = "tiny"
+EXTENDS = "extends"
+"""Top-level key of a file: the preset or the file that it is laid over."""
+_PRESET_FOLDER = Path(__file__).parent / "presets"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def presets() -> list[str]:
     """Names of the shipped run configurations."""
-    folder = resources.files("learner.presets")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(path.stem for path in _PRESET_FOLDER.glob("*.yaml"))
 
 
 def resolve(settings: Sequence[str]) -> RunConfig:
@@ -69,13 +71,50 @@ def resolve(settings: Sequence[str]) -> RunConfig:
     return build(RunConfig, apply_overrides(_load(source), overrides))
 
 
-def _load(source: str) -> dict[str, object]:
-    if source in presets():
-        with resources.as_file(resources.files("learner.presets") / f"{source}.yaml") as path:
-            return load_yaml(path)
-    if not source.endswith((".yaml", ".yml")) and not Path(source).exists():
+def _load(source: str) -> dict[str, Any]:
+    """The mapping of a preset or a file, laid over the base that it `extends`, which may extend another."""
+    if source not in presets() and not source.endswith((".yaml", ".yml")) and not Path(source).exists():
         raise UserError(f"unknown preset {source!r}; allowed: {', '.join(presets())}, or a .yaml file")
-    return load_yaml(Path(source))
+    path = _locate(source, Path())
+    chain, layers = [path], [load_yaml(path)]
+    while EXTENDS in layers[-1]:
+        path = _base(layers[-1].pop(EXTENDS), chain)
+        chain.append(path)
+        layers.append(load_yaml(path))
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged = _lay_over(merged, layer, RunConfig)
+    return merged
+
+
+def _locate(source: str, folder: Path) -> Path:
+    """The file of a preset, or the one at a path relative to `folder`."""
+    return _PRESET_FOLDER / f"{source}.yaml" if source in presets() else folder / source
+
+
+def _base(name: object, chain: Sequence[Path]) -> Path:
+    """The file that the last one of `chain` extends; a UserError for none, and for one that is in the chain already."""
+    where = f"config key '{EXTENDS}' of '{chain[-1]}' is {name!r}"
+    path = _locate(name, chain[-1].parent) if isinstance(name, str) else None
+    if path is None or not path.is_file():
+        raise UserError(
+            f"{where}; allowed: {', '.join(presets())}, or a .yaml file by its path from '{chain[-1].parent}'"
+        )
+    if path.resolve() in [each.resolve() for each in chain]:
+        circle = " -> ".join(each.name for each in (*chain, path))
+        raise UserError(f"{where}, which closes a circle ({circle}); allowed: a base that does not lead back here")
+    return path
+
+
+def _lay_over(base: Any, top: Any, hint: Any) -> Any:
+    """`top` over `base`, both meant for `hint`: sections key by key, anything else whole, a mapping of numbers or lists too."""
+    sections = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
+    if not (sections and isinstance(base, Mapping) and isinstance(top, Mapping)):
+        return top
+    is_named = get_origin(hint) is dict
+    hints = {} if is_named else get_type_hints(sections[0])
+    laid = {key: _lay_over(base.get(key), top[key], sections[0] if is_named else hints.get(key)) for key in top}
+    return {**base, **laid}
 
 
 class _StopFlag:

@@ -19,6 +19,7 @@ from evaluation.runner import evaluate, heuristic_arms, learned_arm, validation_
 from learner.checkpoint import POLICY_FILE
 from learner.config import RESULT_NEUTRAL, RunConfig
 from learner.display import Display
+from learner.experts import check_experts, read_initial_policy
 from learner.loop import StopRequested, TrainingLoop, best_policy
 from learner.services import Services, local_cpus
 from policy.weights import from_bytes, to_bytes
@@ -49,6 +50,8 @@ def run(
     task_length = max(task.canvas_length for task in tasks.values())
     canvas_length, block_length = config.decode.lengths(task_length, "decode")
     arms = heuristic_arms(config.evaluation, canvas_length)
+    check_experts(config, block_length=block_length)
+    initial_policy = read_initial_policy(config)
     problems = _choose_problems(config, model_spec, tasks, canvas_length)
     run_dir = RunDir.open(Path(config.run_dir), to_dict(config), resume=resume, ignore=RESULT_NEUTRAL)
     checkpoint = _newest_checkpoint(run_dir)
@@ -60,7 +63,9 @@ def run(
     services = None
     try:
         with Display() as display:
-            services = Services(config, canvas_length)
+            services = Services(
+                config, canvas_length, vocabulary_size=model_spec.vocabulary_size, initial=initial_policy
+            )
             loop = TrainingLoop(
                 config,
                 run_dir,
@@ -68,6 +73,7 @@ def run(
                 learner=services.learner,
                 store=services.store,
                 problems=problems,
+                canvas_length=canvas_length,
                 block_length=block_length,
                 should_stop=should_stop,
                 on_report=display.update,
@@ -78,7 +84,7 @@ def run(
             loop.run()
             name, policy_file = best_policy(run_dir, loop.progress)
             logger.info("evaluating %s, the best on the validation split", name)
-            services.publish(config.learner.num_steps + 1, policy_file)
+            services.publish(config.learner.num_updates + 1, policy_file)
             learned = _choose_temperature(config, services.pool, problems.validation, block_length)
             _write_policy(run_dir, policy_file, learned.parameter)
             records = _final_evaluation(
@@ -137,7 +143,7 @@ def _choose_temperature(config: RunConfig, pool: RolloutPool, picks: Sequence[Pi
         config.evaluation,
         picks=picks,
         run_seed=config.seed,
-        weight_version=config.learner.num_steps + 1,
+        weight_version=config.learner.num_updates + 1,
     )
     best = max(arms, key=rewards.__getitem__)
     figures = ", ".join(f"{arm.parameter:g}: {reward:.4f}" for arm, reward in rewards.items())
@@ -177,7 +183,7 @@ def _final_evaluation(
         picks=picks,
         split=Split.TEST,
         run_seed=config.seed,
-        weight_version=config.learner.num_steps + 1,
+        weight_version=config.learner.num_updates + 1,
         record_file=RecordFile(run_dir.evaluation_path / "records.jsonl"),
         on_progress=on_progress,
     )

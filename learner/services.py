@@ -26,7 +26,10 @@ def local_cpus(config: RunConfig) -> int:
 class Services:
     """The run's actors: rollout workers, the learner and the weight store."""
 
-    def __init__(self, config: RunConfig, canvas_length: int) -> None:
+    def __init__(
+        self, config: RunConfig, canvas_length: int, *, vocabulary_size: int, initial: bytes | None = None
+    ) -> None:
+        """`initial` is the policy file that the learner starts from."""
         self._fingerprint = fingerprint(config.policy)
         rollout = config.rollout
         spec = WorkerSpec(
@@ -44,8 +47,14 @@ class Services:
             weights_deadline_s=STORE_DEADLINE_S,
         )
         self.store: WeightStore = start_weight_store()
+
+        def new_learner() -> ActorHandle:
+            return start_learner(
+                config.policy, config.learner, seed=config.seed, vocabulary_size=vocabulary_size, initial=initial
+            )
+
         self.learner = start_actors(
-            [lambda: start_learner(config.policy, config.learner, config.seed)],
+            [new_learner],
             deadline_s=rollout.start_deadline_s,
             what="learner",
             request={"CPU": LEARNER_CPUS},

@@ -1,34 +1,50 @@
-"""The learner proper, without Ray: a network, its optimiser, and GRPO updates on packed steps.
+"""The learner proper, without Ray: a network, its optimiser, and updates on packed steps.
 
-Gradients of micro-batches are sums that already carry their weights, so the split does not change the update.
+An update is GRPO on a batch of groups (`update`) or supervised learning of a heuristic's rollouts (`imitate`). Gradients of
+micro-batches are sums that already carry their weights, so the split does not change the update.
+
+Shapes: `R` rows, `N` packed steps, `L` canvas positions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cluster.metrics import Count, Gauge, Maximum, Mean, Metric
 from learner.batching import UpdateBatch, make_update_batch
 from learner.config import LearnerConfig
-from learner.losses.grpo import clipped_surrogate
+from learner.objective import GrpoObjective, ImitationObjective, Objective, Reference, ScoredSteps, Tally
 from policy.config import PolicyConfig
 from policy.factory import make_network
-from policy.learned import make_distribution, score_steps
+from policy.learned import make_distribution, recorded_outcome, step_logits
+from policy.steering import Behaviour, expert_log_prob
 from policy.trajectory import TrajectoryBatch
+from policy.weights import from_bytes
+
+_OF_LATER_ITERATIONS = frozenset({"kl", "clipped_share"})
+"""Before the first step of an update the policy is the one that decided: there they say nothing."""
 
 
 class Trainer:
     """Owns the policy being trained."""
 
-    def __init__(self, policy: PolicyConfig, config: LearnerConfig, *, seed: int) -> None:
+    def __init__(
+        self, policy: PolicyConfig, config: LearnerConfig, *, seed: int, vocabulary_size: int | None = None
+    ) -> None:
         self.config = config
         self.network = make_network(policy, seed=seed).train()
         self.distribution = make_distribution(policy)
+        num_experts = len(config.steering.parameters)
+        self._behaviour = Behaviour(config.steering.mode, config.group_size / (config.group_size + num_experts))
+        self._reference = None
+        if config.uses_reference:
+            self._reference = Reference(config.regulariser, vocabulary_size=vocabulary_size)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=config.learning_rate,
@@ -37,60 +53,102 @@ class Trainer:
         )
         self.num_optimizer_steps = 0
 
+    def start_from(self, policy_file: bytes) -> None:
+        """Takes the weights of a policy file of the same architecture."""
+        self.network.load_state_dict(from_bytes(policy_file, where="the initial policy").state_dict())
+
     def update(
         self, parts: Sequence[TrajectoryBatch], reward_R: NDArray[np.float64], valid_R: NDArray[np.bool_]
     ) -> dict[str, Metric]:
         """mu optimiser steps on one batch of rollouts; returns what was learned from, and how."""
         config = self.config
-        batch = make_update_batch(parts, reward_R, valid_R, advantage=config.advantage, normaliser=config.normaliser)
+        batch = make_update_batch(
+            parts,
+            reward_R,
+            valid_R,
+            advantage=config.advantage,
+            normaliser=config.normaliser,
+            keep_all=config.needs_every_row,
+        )
         metrics: dict[str, Metric] = {
             "zero_variance_share": Mean(batch.advantages.num_zero_groups, batch.advantages.num_groups),
             "dropped_groups": Count(batch.advantages.num_small_groups),
-            "learned_steps": Count(len(batch.steps)),
         }
-        for iteration in range(config.num_iterations):
-            metrics |= self._optimizer_step(batch, iteration)
-        metrics["learning_rate"] = Gauge(self._learning_rate())
-        return metrics
+        if num_experts := int(batch.expert_R.sum()):
+            metrics["expert_advantage"] = Mean(float(batch.advantage_R[batch.expert_R].sum()), num_experts)
+        objective = GrpoObjective(config, batch, self._reference, progress=self._progress())
+        return metrics | self._optimise(batch, objective)
 
-    def _optimizer_step(self, batch: UpdateBatch, iteration: int) -> dict[str, Metric]:
-        """One pass over the batch; an empty batch moves neither weights nor schedule."""
-        config, num_steps = self.config, len(batch.steps)
-        if num_steps == 0:
-            return {}
+    def imitate(self, parts: Sequence[TrajectoryBatch]) -> dict[str, Metric]:
+        """mu supervised optimiser steps on a heuristic's rollouts."""
+        num_rows, config = sum(len(part.rows) for part in parts), self.config
+        batch = make_update_batch(
+            parts,
+            np.zeros(num_rows),
+            np.ones(num_rows, bool),
+            advantage=config.advantage,
+            normaliser=config.normaliser,
+            keep_all=True,
+        )
+        return self._optimise(batch, ImitationObjective(config, batch, self._reference))
+
+    def _optimise(self, batch: UpdateBatch, objective: Objective) -> dict[str, Metric]:
+        """mu optimiser steps; an empty batch moves neither weights nor schedule."""
+        num_steps = len(batch.steps)
+        num_empty = int((~batch.steps.committed_NL.any(1)).sum())
+        metrics: dict[str, Metric] = {"learned_steps": Count(num_steps), "empty_share": Mean(num_empty, num_steps)}
+        for iteration in range(self.config.num_iterations if num_steps else 0):
+            tally = Tally()
+            grad_norm = self._optimizer_step(batch, objective, tally)
+            if iteration == 0:
+                metrics |= tally.means(num_steps, without=_OF_LATER_ITERATIONS)
+                metrics |= {
+                    "first_ratio_gap": Maximum(tally.max_ratio_gap),
+                    "grad_norm": Gauge(grad_norm),
+                    "loss": Gauge(tally.loss),
+                }
+            else:
+                metrics |= tally.means(num_steps, only=_OF_LATER_ITERATIONS)
+        return metrics | {"learning_rate": Gauge(self._learning_rate())}
+
+    def _optimizer_step(self, batch: UpdateBatch, objective: Objective, tally: Tally) -> float:
+        """One pass over the batch; returns the norm of its gradient before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        sums = {"loss": 0.0, "kl": 0.0, "clipped": 0.0, "entropy": 0.0}
-        max_gap = 0.0
-        for span in batch.micro_batches(config.micro_batch_steps):
-            steps = batch.steps.select(span)
-            log_prob_N, entropy_N = score_steps(self.network, self.distribution, steps)
-            terms = clipped_surrogate(
-                log_prob_N,
-                torch.from_numpy(steps.log_prob_N.copy()),
-                torch.from_numpy(batch.advantage_N[span]),
-                torch.from_numpy(batch.weight_N[span]),
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-            )
-            terms.loss.backward()
-            sums["loss"] += float(terms.loss.detach())
-            sums["kl"] += terms.sum_kl
-            sums["clipped"] += terms.num_clipped
-            sums["entropy"] += float(entropy_N.detach().sum())
-            max_gap = max(max_gap, terms.max_ratio_gap)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
+        expert_N = torch.from_numpy(batch.expert_R[batch.row_N]) if objective.mixes_experts else None
+        if objective.has_trajectory_terms:
+            with torch.no_grad():
+                parts = [self._score(batch, span, expert_N) for span in self._spans(batch)]
+            log_prob_N = torch.cat([part.log_prob_N for part in parts])
+            objective.set_trajectories(log_prob_N, torch.cat([part.open_NL for part in parts]), tally)
+        for span in self._spans(batch):
+            objective.loss(self._score(batch, span, expert_N), span, tally).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.num_optimizer_steps += 1
-        if iteration == 0:
-            return {
-                "first_ratio_gap": Maximum(max_gap),
-                "commit_entropy": Mean(sums["entropy"], num_steps),
-                "grad_norm": Gauge(float(norm)),
-                "loss": Gauge(sums["loss"]),
-            }
-        return {"kl": Mean(sums["kl"], num_steps), "clipped_share": Mean(sums["clipped"], num_steps)}
+        return float(norm)
+
+    def _spans(self, batch: UpdateBatch) -> Iterator[slice]:
+        return batch.micro_batches(self.config.micro_batch_steps)
+
+    def _score(self, batch: UpdateBatch, span: slice, expert_N: Tensor | None) -> ScoredSteps:
+        """The steps of a span under the present weights; experts' decisions as parts of the mixture."""
+        steps, distribution = batch.steps.select(span), self.distribution
+        logits_NL, open_NL = step_logits(self.network, steps)
+        outcome_NL = recorded_outcome(self.network, distribution, steps)
+        log_prob_N = distribution.log_prob(logits_NL, open_NL, outcome_NL)
+        if expert_N is not None and expert_N[span].any():
+            expert_log_prob_N = expert_log_prob(distribution, logits_NL, open_NL, outcome_NL, self._behaviour)
+            log_prob_N = torch.where(expert_N[span], expert_log_prob_N, log_prob_N)
+        scaled_NL = distribution.scaled(logits_NL)
+        return ScoredSteps(steps, scaled_NL, open_NL, log_prob_N, distribution.entropy(logits_NL, open_NL))
+
+    def _progress(self) -> float:
+        """Share of the planned optimiser steps that are done."""
+        config = self.config
+        planned = config.num_updates * config.num_iterations
+        return min(1.0, self.num_optimizer_steps / max(1, planned))
 
     def _learning_rate(self) -> float:
         """Linear warm-up, then constant or a cosine to zero over the planned optimiser steps."""
@@ -99,6 +157,6 @@ class Trainer:
             return config.learning_rate * (step + 1) / config.warmup_steps
         if config.schedule == "constant":
             return config.learning_rate
-        planned = config.num_steps * config.num_iterations
+        planned = config.num_updates * config.num_iterations
         progress = min(1.0, (step - config.warmup_steps) / max(1, planned - config.warmup_steps))
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

@@ -50,6 +50,9 @@ class PolicyConfig:
     """`legacy`: period 1 in bfloat16 as in the reference release; `sinusoidal`: period 10,000 over 1000 t in float32."""
     see_block: bool = False
     """Tell the network which masked positions lie in the current block (the published policy cannot see it)."""
+    see_mask: bool = True
+    """False hides from `dit_confidence` which positions are masked, `see_time` how many passes were made (ablations)."""
+    see_time: bool = True
     scope: Scope = Scope.MASKED
     """Where the policy sees confidences and hidden states; `canvas` is the reference release's input."""
     initial_logit: float = -2.0
@@ -82,6 +85,11 @@ class PolicyConfig:
             raise ValueError(
                 f"config key '{where}.backbone' is set, but network 'dit_confidence' reads no hidden states; allowed: null"
             )
+        if self.see_block and not self.see_mask:
+            raise ValueError(f"config key '{where}.see_block' is True; allowed: False where see_mask is False")
+        if self.network != "dit_confidence" and not (self.see_mask and self.see_time):
+            hidden = "see_time" if self.see_mask else "see_mask"
+            raise ValueError(f"config key '{where}.{hidden}' is False; allowed: True with network {self.network!r}")
         if self.network == "upo" and self.distribution != "categorical":
             raise ValueError(
                 f"config key '{where}.distribution' is {self.distribution!r}; allowed: 'categorical' with network 'upo'"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from policy.config import PolicyConfig
-from policy.heuristics import LowConfidence, RandomOrder, Threshold
+from policy.heuristics import Factor, LowConfidence, RandomOrder, Threshold
 from policy.inference import InferenceConfig
 from policy.learned import LearnedUnmasker, make_distribution
 from policy.networks.base import PolicyNetwork
@@ -39,10 +40,17 @@ def _probability(value: object) -> float:
     return float(value)
 
 
+def _positive(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"is {value!r}; allowed: a number > 0")
+    return float(value)
+
+
 HEURISTICS: Mapping[str, HeuristicKind] = {
     "random": HeuristicKind("k", _positive_integer, lambda k: RandomOrder(k=int(k)), is_random=True),
     "low_confidence": HeuristicKind("k", _positive_integer, lambda k: LowConfidence(k=int(k))),
     "threshold": HeuristicKind("tau", _probability, lambda tau: Threshold(tau=tau)),
+    "factor": HeuristicKind("factor", _positive, lambda factor: Factor(factor=factor)),
 }
 
 

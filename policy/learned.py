@@ -65,11 +65,15 @@ class LearnedUnmasker:
         config = network.config
         self.needs = Needs(scope=config.scope, num_confidences=config.num_confidences, hidden=config.reads_hidden)
 
-    def decide(self, observation: Observation) -> Decision:
+    def logits(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """(raw logits `[B, L]`, the positions `[B, L]` that the distribution chooses from)."""
         masked_BL, eligible_BL = observation.masked_BL, observation.eligible_BL
         confidences_BLK = observation.confidences_BLK
         logits_BL = self.network(masked_BL, eligible_BL, confidences_BLK, observation.time_B, hidden_of(observation))
-        open_BL = open_positions(self.network.config, eligible_BL, confidences_BLK)
+        return logits_BL, open_positions(self.network.config, eligible_BL, confidences_BLK)
+
+    def decide(self, observation: Observation) -> Decision:
+        logits_BL, open_BL = self.logits(observation)
         num_uniforms = logits_BL.shape[1] + self.distribution.num_extra_uniforms
         noise_BM = uniforms(observation.keys_B, observation.nfe_B, num_uniforms, Stream.POLICY)
         outcome_BL, near_B = self.distribution.sample(logits_BL, open_BL, noise_BM)

@@ -92,6 +92,8 @@ class TrajectoryRow:
     status: str
     nfe: int
     num_near_ties: int
+    is_expert: bool = False
+    """Whether a heuristic decided (`policy.steering`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Literal
 from cluster.config import setting
 from cluster.errors import UserError
 from rollout_workers.models.options import LoadOptions
+from rollout_workers.rewards import check_terms
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,20 @@ def check_block_length(block_length: int, canvas_length: int, key: str) -> None:
 class RewardConfig:
     """What a decoded row earns."""
 
-    kind: Literal["multiplicative", "additive"] = "multiplicative"
-    alpha: float = setting(1.0, help="speed exponent (weight for 'additive'); 0 rewards correctness alone", minimum=0.0)
+    terms: dict[str, float] = setting(
+        {"multiplicative": 1.0},
+        help="weights of the terms of rollout_workers.rewards; a term of weight 0 is only logged",
+    )
+    alpha: float = setting(1.0, help="speed exponent (weight in 'additive'); 0 rewards correctness alone", minimum=0.0)
+    initial_alpha: float | None = setting(
+        None,
+        help="alpha of the first update, from where it moves linearly to alpha; null is alpha throughout",
+        minimum=0.0,
+    )
+
+    def validate(self, where: str) -> None:
+        """Known terms of which at least one counts."""
+        check_terms(self.terms, where=f"{where}.terms" if where else "terms")
 
 
 @dataclass(frozen=True)

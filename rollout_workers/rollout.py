@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.metrics import TimeStates
+from policy.inference import InferenceConfig
 from policy.noise import row_key
+from policy.steering import Behaviour
 from policy.trajectory import TrajectoryBatch, TrajectoryRow
 from policy.unmasker import Unmasker
 from rollout_workers.engine import Engine, EngineStats, EosPolicy
@@ -41,13 +43,27 @@ class GroupRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertSpec:
+    """A heuristic whose decisions are recorded as the policy would see and score them."""
+
+    heuristic: str
+    parameter: float
+    block_length: int | None
+    """Of the expert alone; None is the policy's."""
+    behaviour: Behaviour
+
+
+@dataclass(frozen=True, slots=True)
 class UnmaskerSpec:
-    """Which unmasker decodes: a heuristic at one parameter, or the learned policy at a weight version."""
+    """Which unmasker decodes: a heuristic, the learned policy at a weight version, or an expert that the policy scores."""
 
     heuristic: str | None = None
     parameter: float | None = None
     """Of the heuristic; of the learned policy its temperature, None for the one it is trained at."""
     weight_version: int = 0
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    """Of the learned policy."""
+    expert: ExpertSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,8 @@ class Lease:
     block_length: int
     record: bool = True
     """Whether decisions are recorded for the learner."""
+    alpha: float | None = None
+    """Speed exponent of these rows' rewards; None is the run's."""
 
     @property
     def weight_version(self) -> int:
@@ -87,6 +105,8 @@ class LeaseSummary:
     texts: tuple[str, ...]
     prompt_hashes: tuple[str, ...]
     rewards: tuple[float, ...]
+    reward_terms: tuple[dict[str, float], ...]
+    """Term -> what it gave the row, unweighted."""
     stats: EngineStats
     seconds: dict[str, float]
     """The actor's exclusive time states since its previous lease."""
@@ -158,6 +178,7 @@ class Rollout:
 
     def run(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         """All rows of `lease` decoded by `unmasker`: their outcomes, and their decisions if the lease wants them recorded."""
+        assert not lease.record or getattr(unmasker, "is_training", True), "only decisions of training are recorded"
         examples, sequences = self._rows(lease)
         settings = self._settings
         engine = Engine(
@@ -169,20 +190,31 @@ class Rollout:
             clock=self._clock,
         )
         decoded = engine.decode(sequences, record=lease.record)
-        rows = tuple(_wire_row(sequence, lease.weight_version) for sequence in sequences)
+        rows = tuple(_wire_row(sequence, lease) for sequence in sequences)
         with self._clock.state(GRADING):
             texts = tuple(self._tokenizer.decode_canvas(sequence.tokens_L.tolist()) for sequence in sequences)
             grades = tuple(grade_all([self._task(example) for example in examples], examples, texts))
             hash_of = {each.id: prompt_hash(each, self._tokenizer) for each in dict.fromkeys(examples)}
             hashes = tuple(hash_of[example.id] for example in examples)
-        rewards = tuple(
-            self._reward(grade.score, row.nfe, settings.canvas_length) for grade, row in zip(grades, rows, strict=True)
-        )
+        rewards = [
+            self._reward(grade, row.nfe, settings.canvas_length, alpha=lease.alpha)
+            for grade, row in zip(grades, rows, strict=True)
+        ]
         trajectories = None
         if decoded.steps is not None and decoded.offsets is not None:
             trajectories = TrajectoryBatch(rows, decoded.steps, decoded.offsets)
-        seconds = self._clock.take()
-        return LeaseSummary(lease, rows, grades, texts, hashes, rewards, decoded.stats, seconds), trajectories
+        summary = LeaseSummary(
+            lease,
+            rows,
+            grades,
+            texts,
+            hashes,
+            tuple(reward.total for reward in rewards),
+            tuple(reward.terms for reward in rewards),
+            decoded.stats,
+            self._clock.take(),
+        )
+        return summary, trajectories
 
     def _rows(self, lease: Lease) -> tuple[list[Example], list[Sequence]]:
         examples, sequences = [], []
@@ -213,15 +245,16 @@ class Rollout:
         return self._tasks[example.id.split("/", 1)[0]]
 
 
-def _wire_row(sequence: Sequence, weight_version: int) -> TrajectoryRow:
+def _wire_row(sequence: Sequence, lease: Lease) -> TrajectoryRow:
     return TrajectoryRow(
         example_id=sequence.example_id,
         group=sequence.group,
         sample=sequence.sample,
-        weight_version=weight_version,
+        weight_version=lease.weight_version,
         tokens_L=sequence.tokens_L,
         order_L=sequence.order_L,
         status=str(sequence.status),
         nfe=sequence.nfe,
         num_near_ties=sequence.num_near_ties,
+        is_expert=lease.unmasker.expert is not None,
     )

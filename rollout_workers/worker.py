@@ -14,14 +14,16 @@ from cluster.allocator import keep_freed_memory
 from cluster.metrics import TimeStates
 from cluster.weight_store import WeightStore
 from policy.factory import make_learned, make_swept_heuristic
+from policy.learned import LearnedUnmasker
 from policy.networks.base import PolicyNetwork
+from policy.steering import ExpertUnmasker
 from policy.trajectory import TrajectoryBatch
 from policy.unmasker import Unmasker
 from policy.weights import from_bytes
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.models.load import load_model, load_tokenizer
-from rollout_workers.rewards import make_reward
-from rollout_workers.rollout import DecodeSettings, Lease, LeaseSummary, Rollout, UnmaskerSpec
+from rollout_workers.rewards import RewardFunction
+from rollout_workers.rollout import DecodeSettings, ExpertSpec, Lease, LeaseSummary, Rollout, UnmaskerSpec
 from rollout_workers.tasks import make_tasks
 
 WAITING = "waiting"
@@ -56,7 +58,7 @@ class RolloutWorker:
             load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device, options=spec.model.options),
             load_tokenizer(spec.model.name, spec.model.options),
             spec.settings,
-            make_reward(spec.reward.kind, alpha=spec.reward.alpha),
+            RewardFunction(spec.reward.terms, alpha=spec.reward.alpha),
             tasks=make_tasks(spec.tasks),
             clock=self._clock,
         )
@@ -77,12 +79,18 @@ class RolloutWorker:
         if self._policy is None or self._policy[0] != spec.weight_version:
             with self._clock.state(WEIGHTS):
                 self._policy = (spec.weight_version, self._pull(spec.weight_version))
-        return make_learned(self._policy[1], temperature=spec.parameter)
+        learned = make_learned(self._policy[1], temperature=spec.parameter, inference=spec.inference)
+        return learned if spec.expert is None else _expert(learned, spec.expert)
 
     def _pull(self, version: int) -> PolicyNetwork:
         assert self._store is not None, "a learned policy needs a weight store"
         record = self._store.fetch(version, fingerprint=self._spec.fingerprint, timeout_s=self._spec.weights_deadline_s)
         return from_bytes(record.data, where=f"weight version {version}").to(self._spec.model.device)
+
+
+def _expert(learned: LearnedUnmasker, spec: ExpertSpec) -> ExpertUnmasker:
+    heuristic = make_swept_heuristic(spec.heuristic, spec.parameter)
+    return ExpertUnmasker(learned, heuristic, block_length=spec.block_length, behaviour=spec.behaviour)
 
 
 def start_worker(spec: WorkerSpec, store: WeightStore | None, config: RolloutConfig) -> ActorHandle:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Normaliser = Literal["per_rollout", "per_step"]
+Normaliser = Literal["per_rollout", "per_step", "sum", "constant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,27 @@ class SurrogateTerms:
     """Sum of (rho - 1) - log rho, a non-negative estimate of KL(old || new) per step (Schulman)."""
 
 
-def step_weights(nfe_R: NDArray[np.int64], num_rows: int, *, normaliser: Normaliser) -> NDArray[np.float32]:
+def step_weights(
+    nfe_R: NDArray[np.int64], num_rows: int, *, normaliser: Normaliser, canvas_length: int | None = None
+) -> NDArray[np.float32]:
     """`[N]` the weight of each packed step of rows with `nfe_R` steps.
 
-    `per_rollout`: 1 / (R T_r), every rollout counts the same; `per_step`: 1 / sum T, every step does. `num_rows` is R, all rows of
-    the update, also those that were filtered out for having no advantage (they would add zero).
+    `per_rollout`: 1 / (R T_r), every rollout counts the same (arXiv 2512.09106); `per_step`: 1 / sum T, every step does;
+    `sum`: 1 / R (the release of UPO, arXiv 2510.05725, whose formula has `per_rollout`); `constant`: 1 / (R L) with
+    `canvas_length` L (Dr. GRPO, arXiv 2503.20783). `num_rows` is R, all rows of the update, also those that were filtered
+    out for having no advantage (they would add zero).
     """
-    if normaliser == "per_rollout":
-        return np.repeat(1.0 / (num_rows * np.maximum(nfe_R, 1)), nfe_R).astype(np.float32)
-    return np.full(int(nfe_R.sum()), 1.0 / max(1, int(nfe_R.sum())), np.float32)
+    num_steps = int(nfe_R.sum())
+    match normaliser:
+        case "per_rollout":
+            return np.repeat(1.0 / (num_rows * np.maximum(nfe_R, 1)), nfe_R).astype(np.float32)
+        case "per_step":
+            return np.full(num_steps, 1.0 / max(1, num_steps), np.float32)
+        case "sum":
+            return np.full(num_steps, 1.0 / num_rows, np.float32)
+        case "constant":
+            assert canvas_length is not None, "the constant normaliser is the canvas length"
+            return np.full(num_steps, 1.0 / (num_rows * canvas_length), np.float32)
 
 
 def clipped_surrogate(

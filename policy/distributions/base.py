@@ -34,6 +34,10 @@ class SetDistribution(Protocol):
         """Exact log-probability `[N]` of the outcomes; 0 for rows with nothing eligible, -inf for impossible outcomes."""
         ...
 
+    def scaled(self, logits_NL: Tensor) -> Tensor:
+        """Logits as they are drawn from: over the policy temperature."""
+        ...
+
     def entropy(self, logits_NL: Tensor, eligible_NL: Tensor) -> Tensor:
         """`[N]` in nats: the mean binary entropy of the eligible positions where they are drawn independently, else the entropy of
         the first choice. The latter is all of `categorical`; beyond the first, ordered choices have no closed form."""

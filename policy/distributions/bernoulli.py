@@ -45,9 +45,12 @@ class Bernoulli(Tempered):
         return committed_NL, near_NL.sum(1)
 
     def log_prob(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
+        return self.position_log_probs(logits_NL, eligible_NL, outcome_NL).sum(1)
+
+    def position_log_probs(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
+        """`[N, L]` log-probability of each position's own draw; 0 where nothing is eligible."""
         scaled_NL = self.scaled(logits_NL)
-        terms_NL = F.logsigmoid(torch.where(outcome_NL, scaled_NL, -scaled_NL))
-        return (terms_NL * eligible_NL).sum(1)
+        return F.logsigmoid(torch.where(outcome_NL, scaled_NL, -scaled_NL)) * eligible_NL
 
     def entropy(self, logits_NL: Tensor, eligible_NL: Tensor) -> Tensor:
         scaled_NL = self.scaled(logits_NL)

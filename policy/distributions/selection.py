@@ -52,6 +52,10 @@ class Greedy:
     def __init__(self, *, k: int = 1) -> None:
         self._k = k
 
+    def scaled(self, logits_NL: Tensor) -> Tensor:
+        """The logits themselves: their order is the same at every temperature."""
+        return logits_NL
+
     def sample(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> tuple[Tensor, Tensor]:
         return most_likely(logits_NL, eligible_NL, torch.full_like(eligible_NL[:, 0], self._k, dtype=torch.int64))
 

@@ -53,6 +53,10 @@ class ConfidenceDiT(PolicyNetwork):
         time_N: Tensor,
         hidden_NLD: Tensor | None = None,
     ) -> Tensor:
+        if not self.config.see_mask:
+            masked_NL = torch.ones_like(masked_NL)
+        if not self.config.see_time:
+            time_N = torch.zeros_like(time_N)
         state_NL = position_states(masked_NL, eligible_NL, see_block=self.config.see_block)
         legacy = self.config.time_embedding == "legacy"
         time_N1E = time_embedding(time_N, self.config.time_embed_size, legacy=legacy)

@@ -51,6 +51,6 @@ def summary_of(lease: Lease) -> LeaseSummary:
         )
         grades.append(Grade(GradeKind.CORRECT if is_correct else GradeKind.WRONG, float(is_correct), "7"))
     rewards = tuple(grade.score / row.nfe for grade, row in zip(grades, rows, strict=True))
-    return LeaseSummary(
-        lease, tuple(rows), tuple(grades), ("text",) * len(rows), ("hash",) * len(rows), rewards, EngineStats(), {}
-    )
+    terms = tuple({"multiplicative": reward} for reward in rewards)
+    texts, hashes = ("text",) * len(rows), ("hash",) * len(rows)
+    return LeaseSummary(lease, tuple(rows), tuple(grades), texts, hashes, rewards, terms, EngineStats(), {})

@@ -23,7 +23,8 @@ def test_gsm8k_and_kodcode_with_llada(ray_local: None, tmp_path: Path) -> None:
         f"task_settings.gsm8k.train={files['gsm8k']}", f"task_settings.gsm8k.test={files['gsm8k']}",
         f"task_settings.kodcode.train={files['kodcode']}", "decode.canvas_length=16", "decode.block_length=8",
         "learner.num_steps=2", "learner.prompts_per_step=4", "learner.group_size=2", "rollout.num_workers=1",
-        "reward.kind=additive", "checkpoint.every=2", "checkpoint.samples_every=1", "checkpoint.validation_examples=4",
+        "reward.terms={additive: 1, correctness: 0}",
+        "checkpoint.every=2", "checkpoint.samples_every=1", "checkpoint.validation_examples=4",
         "evaluation.num_examples=2", "evaluation.heuristics={threshold: [0.0]}", "evaluation.block_lengths=[16]",
         "evaluation.policy_temperatures=[]", "policy.hidden_size=16", "policy.feed_forward_size=16", "policy.initial_logit=0.0",
     ]  # fmt: skip

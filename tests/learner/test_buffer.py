@@ -11,7 +11,7 @@ from rollout_workers.rollout import Lease, LeaseSummary, UnmaskerSpec
 
 def entry(lease_id: int, *, version: int = 0, trajectories: str = "") -> Entry:
     lease = Lease(lease_id, 0, UnmaskerSpec(weight_version=version), (), 8)
-    return Entry(LeaseSummary(lease, (), (), (), (), (), EngineStats(), {}), trajectories or f"of {lease_id}")
+    return Entry(LeaseSummary(lease, (), (), (), (), (), (), EngineStats(), {}), trajectories or f"of {lease_id}")
 
 
 def ids(entries: list[Entry]) -> list[int]:

@@ -94,7 +94,7 @@ def test_files_are_safetensors_and_the_policy_file_stands_alone() -> None:
     assert int(tensors["num_optimizer_steps"]) == 2
     assert sum(name.endswith(".exp_avg_sq") for name in tensors) == num_parameters
     for data in files.values():
-        with pytest.raises(pickle.UnpicklingError):
+        with pytest.raises((pickle.UnpicklingError, ValueError)):
             pickle.loads(data)  # noqa: S301 - shows that it is not one
 
 

@@ -13,13 +13,20 @@ SMALL = PolicyConfig(hidden_size=16, feed_forward_size=16, time_embed_size=8)
 
 def test_each_heuristic_is_made_by_its_name() -> None:
     made = {name: type(make_heuristic(name, 1)).__name__ for name in HEURISTICS}
-    assert made == {"random": "RandomOrder", "low_confidence": "LowConfidence", "threshold": "Threshold"}
+    assert made == {
+        "random": "RandomOrder",
+        "low_confidence": "LowConfidence",
+        "threshold": "Threshold",
+        "factor": "Factor",
+    }
     assert {name for name, kind in HEURISTICS.items() if kind.is_random} == {"random"}
     assert all(make_heuristic(name, 1).needs.scope is Scope.BLOCK for name in HEURISTICS)
 
 
 def test_an_unknown_heuristic_is_quoted_beside_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"^unknown heuristic 'fastdllm'; allowed: random, low_confidence, threshold$"):
+    with pytest.raises(
+        ValueError, match=r"^unknown heuristic 'fastdllm'; allowed: random, low_confidence, threshold, factor$"
+    ):
         make_heuristic("fastdllm", 0.9)
 
 
@@ -29,6 +36,13 @@ def test_k_must_be_a_positive_integer(name: str, value: object) -> None:
     with pytest.raises(ValueError, match="allowed") as caught:
         make_heuristic(name, value)
     assert str(caught.value) == f"parameter 'k' of heuristic {name!r} is {value!r}; allowed: an integer >= 1"
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "1", None])
+def test_the_factor_must_be_positive(value: object) -> None:
+    with pytest.raises(ValueError, match="allowed") as caught:
+        make_heuristic("factor", value)
+    assert str(caught.value) == f"parameter 'factor' of heuristic 'factor' is {value!r}; allowed: a number > 0"
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.01, float("nan"), float("inf"), True, "0.9", None])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policy.factory import make_heuristic
-from policy.heuristics import LowConfidence, RandomOrder, Threshold, top_k
+from policy.heuristics import Factor, LowConfidence, RandomOrder, Threshold, top_k
 from policy.observation import Observation
 from policy.unmasker import Unmasker
 from tests.policy.observations import random_observation, rows_of, with_confidence
@@ -117,7 +117,7 @@ def test_random_order_is_uniform_over_sets_and_differs_between_keys_and_steps(k:
     assert ((counts - expected) ** 2 / expected).sum() < len(cells) + 5 * math.sqrt(2 * len(cells))
 
 
-@pytest.mark.parametrize(("name", "value"), [("random", 2), ("low_confidence", 3), ("threshold", 0.6)])
+@pytest.mark.parametrize(("name", "value"), [("random", 2), ("low_confidence", 3), ("threshold", 0.6), ("factor", 1.1)])
 @given(seed=st.integers(0, 1000))
 def test_decisions_stay_inside_the_eligible_set_and_ignore_the_rest_of_the_batch(
     name: str, value: float, seed: int
@@ -131,6 +131,50 @@ def test_decisions_stay_inside_the_eligible_set_and_ignore_the_rest_of_the_batch
         alone = unmasker.decide(rows_of(observation, torch.tensor([row])))
         assert torch.equal(alone.commit_BL[0], together.commit_BL[row])
         assert alone.num_near_ties_B[0] == together.num_near_ties_B[row]
+
+
+def naive_factor(confidence: list[float], eligible: list[bool], factor: float) -> list[int]:
+    """Fast-dLLM's rule, one n after another."""
+    members = sorted((i for i, is_eligible in enumerate(eligible) if is_eligible), key=lambda i: (-confidence[i], i))
+    fitting = [n for n in range(1, len(members) + 1) if (n + 1) * (1 - confidence[members[n - 1]]) < factor]
+    return sorted(members[: max(fitting, default=1)])
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 9.0), st.sampled_from([3, 10, 1000]))
+def test_the_factor_rule_takes_the_largest_set_within_the_bound_and_ties_go_left(
+    seed: int, factor: float, grid: int
+) -> None:
+    observation = random_observation(4, 7, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, grid + 1, (4, 7), generator=generator) / grid  # many ties where the grid is coarse
+    observation = with_confidence(observation, coarse)
+    expected = [
+        naive_factor(*row, factor) for row in zip(coarse.tolist(), observation.eligible_BL.tolist(), strict=True)
+    ]
+    assert commits(Factor(factor=factor), observation) == expected
+
+
+def test_the_factor_rule_is_strict_and_always_commits_one() -> None:
+    # 2 (1 - 0.75) = 0.5, 3 (1 - 0.75) = 0.75, 4 (1 - 0.75) = 1, exactly.
+    rows = [[0.75, 0.75, 0.75, 0.25]] * 2
+    observation = observed(rows, [ALL, [False] * 4])
+    assert commits(Factor(factor=1.0), observation) == [[0, 1], []]
+    assert commits(Factor(factor=1.0001), observation) == [[0, 1, 2], []]
+    assert commits(Factor(factor=0.1), observation) == [[0], []]
+    assert commits(Factor(factor=1e-12), observed([[0.5, 1.0, 1.0, 1.0]], [ALL])) == [[1, 2, 3]]
+
+
+def test_near_ties_of_the_factor_rule() -> None:
+    def near(confidence: list[float], factor: float, eligible: list[bool] = ALL) -> int:
+        return int(Factor(factor=factor).decide(observed([confidence], [eligible])).num_near_ties_B)
+
+    assert near([0.9, 0.6, 0.3, 0.1], 1.0) == 0
+    assert near([0.3, 0.3, 0.2, 0.1], 1.0) == 1  # forced, and contested
+    assert near([0.5, 0.3, 0.2, 0.1], 1.0) == 0  # at its bound, but the first is committed either way
+    assert near([0.9, 0.6666667, 0.3, 0.1], 1.0) == 1  # the second is at its bound
+    assert near([0.9, 0.7, 0.7, 0.1], 1.0) == 1  # the second is in, the third as confident and out
+    assert near([0.9, 0.7, 0.7, 0.1], 1.0, [True, True, False, True]) == 0
+    assert near([0.9, 0.7, 0.7, 0.1], 1.0, [False] * 4) == 0
 
 
 def test_near_ties_are_counted_where_a_choice_could_go_the_other_way() -> None:
@@ -164,3 +208,5 @@ def test_oracles_of_the_number_of_forward_passes() -> None:
     assert block_nfe(LowConfidence(k=1), length=24, block=8) == 24
     assert block_nfe(RandomOrder(k=1), length=24, block=8) == 24
     assert block_nfe(LowConfidence(k=3), length=24, block=8) == 3 * math.ceil(8 / 3)
+    assert block_nfe(Factor(factor=1e-6), length=24, block=8) == 24
+    assert block_nfe(Factor(factor=9.0), length=24, block=8) == 3

@@ -10,7 +10,7 @@ from policy.factory import make_heuristic
 from policy.trajectory import TrajectoryBatch
 from rollout_workers.engine import FORWARD, POLICY, SCHEDULING
 from rollout_workers.models.load import load_model, load_tokenizer
-from rollout_workers.rewards import make_reward
+from rollout_workers.rewards import RewardFunction
 from rollout_workers.rollout import GRADING, DecodeSettings, GroupRequest, Lease, LeaseSummary, Rollout, UnmaskerSpec
 from rollout_workers.tasks import Split, make_task
 from rollout_workers.tasks.sudoku import word_grid
@@ -26,7 +26,7 @@ def make_rollout(model=None, **settings) -> Rollout:
     settings = DecodeSettings(**(dict(canvas_length=24, num_slots=3) | settings))
     model = model or HashModel(SPEC)
     tasks = {name: make_task(name) for name in ("arithmetic", "sudoku", "sudoku_infill")}
-    reward = make_reward("multiplicative", alpha=1.0)
+    reward = RewardFunction({"dense_multiplicative": 1.0}, alpha=1.0)
     return Rollout(model, TOKENIZER, settings, reward, tasks=tasks, clock=TimeStates(SCHEDULING))
 
 

@@ -118,7 +118,7 @@ def test_no_steps_cost_nothing() -> None:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 5))
-def test_weights_of_both_normalisers(nfes: list[int], num_filtered: int) -> None:
+def test_weights_per_rollout_and_per_step(nfes: list[int], num_filtered: int) -> None:
     nfe, num_rows = np.array(nfes), len(nfes) + num_filtered
     per_rollout = step_weights(nfe, num_rows, normaliser="per_rollout")
     assert per_rollout.tolist() == pytest.approx([1 / (num_rows * t) for t in nfes for _ in range(t)])
@@ -130,6 +130,18 @@ def test_weights_of_both_normalisers(nfes: list[int], num_filtered: int) -> None
         assert per_step.tolist() == pytest.approx([1 / sum(nfes)] * sum(nfes))
 
 
-@pytest.mark.parametrize("normaliser", ["per_rollout", "per_step"])
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 5))
+def test_the_weights_that_know_no_number_of_steps(nfes: list[int], num_filtered: int) -> None:
+    nfe, num_rows = np.array(nfes), len(nfes) + num_filtered
+    total = step_weights(nfe, num_rows, normaliser="sum", canvas_length=12)
+    assert total.tolist() == pytest.approx([1 / num_rows] * sum(nfes))
+    constant = step_weights(nfe, num_rows, normaliser="constant", canvas_length=12)
+    assert constant.tolist() == pytest.approx([1 / (12 * num_rows)] * sum(nfes))
+    with pytest.raises(AssertionError):
+        step_weights(nfe, num_rows, normaliser="constant")
+
+
+@pytest.mark.parametrize("normaliser", ["per_rollout", "per_step", "sum", "constant"])
 def test_no_kept_row_gives_no_weights(normaliser: Any) -> None:
-    assert step_weights(np.zeros(0, np.int64), 8, normaliser=normaliser).shape == (0,)
+    weights = step_weights(np.zeros(0, np.int64), 8, normaliser=normaliser, canvas_length=4)
+    assert (weights.shape, weights.dtype) == ((0,), np.float32)

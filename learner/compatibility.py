@@ -1,0 +1,64 @@
+"""Settings that exclude each other, found before anything is loaded. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster.errors import UserError
+from policy.config import PolicyConfig
+from policy.references import check_reference
+
+if TYPE_CHECKING:
+    from learner.config import LearnerConfig, RunConfig
+
+_INDEPENDENT = ("bernoulli", "bernoulli_argmax")
+
+
+def check_compatible(config: RunConfig, prefix: str) -> None:
+    """Raises a UserError for the first choice that another one rules out; `prefix` stands before the keys."""
+    policy, learner = config.policy, config.learner
+    _check_experts(policy, learner, prefix)
+    if learner.uses_reference:
+        regulariser = learner.regulariser
+        try:
+            check_reference(
+                regulariser.reference, regulariser.parameter, policy.distribution, where=f"{prefix}learner.regulariser"
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    try:
+        config.evaluation.inference.check(policy, where=f"{prefix}evaluation.inference")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _check_experts(policy: PolicyConfig, learner: LearnerConfig, prefix: str) -> None:
+    """Experts commit sets of any size, in no order; the policy's distribution must give these a likelihood."""
+    steering, imitation = learner.steering, learner.imitation
+    scores_sets = policy.distribution in _INDEPENDENT or (
+        policy.distribution == "dpls" and policy.dpls_likelihood == "set"
+    )
+    if steering.parameters and not scores_sets:
+        raise UserError(
+            f"config key '{prefix}learner.steering.parameters' is {list(steering.parameters)}; allowed: [] with "
+            f"{_distribution(policy)}, which gives an expert's set no likelihood"
+        )
+    if steering.parameters and steering.mode == "per_decision" and policy.distribution not in _INDEPENDENT:
+        raise UserError(
+            f"config key '{prefix}learner.steering.mode' is 'per_decision'; "
+            f"allowed: 'mixture', 'policy_ratio' with {_distribution(policy)}, whose positions are not independent"
+        )
+    is_single = imitation.heuristic in ("low_confidence", "random") and imitation.parameter == 1
+    scores_imitation = scores_sets or (policy.distribution == "categorical" and is_single)
+    if imitation.num_steps and not scores_imitation:
+        raise UserError(
+            f"config key '{prefix}learner.imitation.heuristic' is {imitation.heuristic!r} with parameter "
+            f"{imitation.parameter:g}; allowed: a heuristic whose decisions {_distribution(policy)} can make"
+            + (" ('low_confidence' or 'random' with parameter 1)" if policy.distribution == "categorical" else "")
+        )
+
+
+def _distribution(policy: PolicyConfig) -> str:
+    if policy.distribution == "dpls":
+        return f"distribution 'dpls' and dpls_likelihood {policy.dpls_likelihood!r}"
+    return f"distribution {policy.distribution!r}"

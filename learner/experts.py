@@ -1,0 +1,60 @@
+"""What a run takes from outside its own updates: heuristics as experts, and a policy to start from. Checked before Ray starts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from cluster.config import first_difference
+from cluster.errors import UserError
+from learner.config import RunConfig
+from policy.factory import make_swept_heuristic
+from policy.weights import WeightsError, from_bytes
+from rollout_workers.config import check_block_length
+
+_FREE = ("policy_temperature", "initial_logit", "distribution", "dpls_stop_logit", "dpls_likelihood", "top_k",
+         "num_candidates", "candidates_only")  # fmt: skip
+"""Settings that may differ between a policy file and the run that starts from it: no tensor depends on them."""
+
+
+def check_experts(config: RunConfig, *, block_length: int) -> None:
+    """Raises a UserError for experts that do not exist or do not fit into the policy's blocks."""
+    steering, imitation = config.learner.steering, config.learner.imitation
+    if steering.parameters:
+        for parameter in steering.parameters:
+            _check_heuristic(steering.heuristic, parameter, "learner.steering.parameters")
+        _check_block(steering.block_length, block_length, "learner.steering.block_length")
+    if imitation.num_steps:
+        _check_heuristic(imitation.heuristic, imitation.parameter, "learner.imitation.parameter")
+        _check_block(imitation.block_length, block_length, "learner.imitation.block_length")
+
+
+def read_initial_policy(config: RunConfig) -> bytes | None:
+    """The file at `learner.initial_policy`, whose architecture must be the run's."""
+    path = config.learner.initial_policy
+    if path is None:
+        return None
+    try:
+        data = Path(path).read_bytes()
+        found = from_bytes(data, where=path).config
+    except (OSError, WeightsError) as error:
+        raise UserError(f"config key 'learner.initial_policy' is {path!r}: {error}") from error
+    theirs, ours = ({k: v for k, v in asdict(each).items() if k not in _FREE} for each in (found, config.policy))
+    if difference := first_difference(theirs, ours, where="policy"):
+        raise UserError(
+            f"config key 'learner.initial_policy' is {path!r}, of another architecture ({difference}); "
+            "allowed: a policy with the settings of this run"
+        )
+    return data
+
+
+def _check_heuristic(name: str, parameter: float, key: str) -> None:
+    try:
+        make_swept_heuristic(name, parameter)
+    except ValueError as error:
+        raise UserError(f"config key '{key}': {error}") from error
+
+
+def _check_block(expert: int | None, block_length: int, key: str) -> None:
+    if expert is not None:
+        check_block_length(expert, block_length, key)

@@ -1,0 +1,214 @@
+"""What an update minimises, as a loss over spans of packed steps whose gradients add up.
+
+`GrpoObjective`: the clipped surrogate with one ratio per decision (L_token) or per trajectory (L_output), minus the entropy
+bonus, plus the pull towards a reference policy. `ImitationObjective`: supervised learning of a heuristic's decisions, or of a
+reference policy in the states that it visits.
+
+A term over whole trajectories depends on their log-probabilities alone: its gradient is sum_n c_n grad log pi(a_n|s_n) with c
+the derivative by the trajectory's sum. One pass without gradients gives the sums, and the second sees steps again.
+
+Shapes: `R` rows, `N` packed steps, `L` canvas positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cluster.metrics import Mean, Metric
+from learner.batching import UpdateBatch
+from learner.config import LearnerConfig, RegulariserConfig
+from learner.losses.grpo import SurrogateTerms, clipped_surrogate
+from learner.losses.reference import bernoulli_kl, categorical_kl, cross_entropy, reference_log_prob
+from learner.losses.trajectory import output_kl, output_surrogate, trajectory_sums
+from policy.references import make_reference
+from policy.trajectory import PackedSteps
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSteps:
+    """Recorded steps under the present weights."""
+
+    steps: PackedSteps
+    scaled_NL: Tensor
+    """Logits over the policy temperature."""
+    open_NL: Tensor
+    """bool, the positions that the distribution chooses from."""
+    log_prob_N: Tensor
+    """Of experts' decisions the mixture's (`policy.steering`)."""
+    entropy_N: Tensor
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the spans of one optimiser step add up to."""
+
+    loss: float = 0.0
+    max_ratio_gap: float = 0.0
+    _sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, **values: float) -> None:
+        """Adds to sums over steps, by metric."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def add_surrogate(self, terms: SurrogateTerms) -> None:
+        """Takes what a clipped surrogate says of itself."""
+        self.loss += float(terms.loss.detach())
+        self.max_ratio_gap = max(self.max_ratio_gap, terms.max_ratio_gap)
+        self.add(kl=terms.sum_kl, clipped_share=terms.num_clipped)
+
+    def means(
+        self, num_steps: int, *, only: Set[str] | None = None, without: Set[str] = frozenset()
+    ) -> dict[str, Metric]:
+        """The sums over the number of steps."""
+        names = [name for name in self._sums if (only is None or name in only) and name not in without]
+        return {name: Mean(self._sums[name], num_steps) for name in names}
+
+
+class Objective(Protocol):
+    """A loss that is a sum over spans."""
+
+    mixes_experts: bool
+    """Whether experts' decisions are scored as parts of the mixture, and not as if the policy had made them."""
+    has_trajectory_terms: bool
+    """Whether `set_trajectories` must be called before `loss`, in every pass."""
+
+    def set_trajectories(self, log_prob_N: Tensor, open_NL: Tensor, tally: Tally) -> None:
+        """Takes the log-probabilities of all steps under the present weights, without gradients."""
+        ...
+
+    def loss(self, scored: ScoredSteps, span: slice, tally: Tally) -> Tensor:
+        """Scalar: the part of `span`."""
+        ...
+
+
+class Reference:
+    """The reference policy of one run, and how far the policy is from it."""
+
+    def __init__(self, config: RegulariserConfig, *, vocabulary_size: int | None) -> None:
+        self.kind = config.kind
+        self._policy = make_reference(
+            config.reference, config.parameter, smoothing=config.smoothing, vocabulary_size=vocabulary_size
+        )
+
+    def _probabilities(self, steps: PackedSteps, open_NL: Tensor) -> Tensor:
+        return self._policy.probabilities(torch.from_numpy(steps.confidences_NLK.copy()), open_NL)
+
+    def divergence(self, scored: ScoredSteps) -> Tensor:
+        """`[N]` KL(policy || reference) of each decision, or the cross-entropy with it."""
+        if self.kind == "cross_entropy":
+            return self.cross_entropy(scored)
+        reference_NL = self._probabilities(scored.steps, scored.open_NL)
+        kl = bernoulli_kl if self._policy.family == "parallel" else categorical_kl
+        return kl(scored.scaled_NL, scored.open_NL, reference_NL)
+
+    def cross_entropy(self, scored: ScoredSteps) -> Tensor:
+        """`[N]` -sum of reference times log policy."""
+        reference_NL = self._probabilities(scored.steps, scored.open_NL)
+        return cross_entropy(scored.scaled_NL, scored.open_NL, reference_NL, family=self._policy.family)
+
+    def log_prob(self, steps: PackedSteps, open_NL: Tensor) -> Tensor:
+        """`[N]` log-probability of what was decided."""
+        reference_NL = self._probabilities(steps, open_NL)
+        committed_NL = torch.from_numpy(steps.committed_NL)
+        return reference_log_prob(committed_NL, open_NL, reference_NL, family=self._policy.family)
+
+
+class GrpoObjective:
+    """One batch of groups under GRPO or UPO."""
+
+    mixes_experts = True
+
+    def __init__(
+        self, config: LearnerConfig, batch: UpdateBatch, reference: Reference | None, *, progress: float
+    ) -> None:
+        """`progress` is the share of the run that is over, which anneals the coefficients."""
+        self._config = config
+        self._batch = batch
+        self._reference = reference
+        left = 1 - progress
+        regulariser = config.regulariser
+        self._beta = regulariser.coefficient * (left if regulariser.anneal == "linear" else 1.0)
+        self._bonus = config.entropy_bonus * (left if config.entropy_anneal == "linear" else 1.0)
+        self._advantage_N = torch.from_numpy(batch.advantage_N)
+        self._weight_N = torch.from_numpy(batch.weight_N)
+        self._coefficient_N: Tensor | None = None
+        self.has_trajectory_terms = config.ratio == "trajectory" or regulariser.kind == "output_kl"
+
+    def set_trajectories(self, log_prob_N: Tensor, open_NL: Tensor, tally: Tally) -> None:
+        """Takes the log-probabilities of all steps under the present weights, without gradients."""
+        config, batch = self._config, self._batch
+        offsets_R = torch.from_numpy(batch.offsets)
+        sum_R = trajectory_sums(log_prob_N, offsets_R).requires_grad_()
+        old_R = trajectory_sums(torch.from_numpy(batch.steps.log_prob_N.copy()), offsets_R)
+        loss = sum_R.sum() * 0
+        if config.ratio == "trajectory":
+            advantage_R = torch.from_numpy(batch.advantage_R)
+            terms = output_surrogate(
+                sum_R,
+                old_R,
+                advantage_R,
+                num_rows=batch.num_rows,
+                clip_low=config.clip_low,
+                clip_high=config.clip_high,
+            )
+            tally.add_surrogate(terms)
+            loss = loss + terms.loss
+        if self._reference is not None and config.regulariser.kind == "output_kl":
+            reference_R = trajectory_sums(self._reference.log_prob(batch.steps, open_NL), offsets_R)
+            term_R = output_kl(sum_R, old_R, reference_R)
+            tally.add(divergence=float((sum_R - reference_R).detach().sum()))
+            loss = loss + self._beta * term_R.sum() / batch.num_rows
+        (slope_R,) = torch.autograd.grad(loss, sum_R)
+        self._coefficient_N = slope_R[torch.from_numpy(batch.row_N)]
+
+    def loss(self, scored: ScoredSteps, span: slice, tally: Tally) -> Tensor:
+        """The span's part of the objective."""
+        config, weight_N = self._config, self._weight_N[span]
+        tally.add(commit_entropy=float(scored.entropy_N.detach().sum()))
+        loss = -self._bonus * (weight_N * scored.entropy_N).sum()
+        if self._coefficient_N is not None:
+            loss = loss + (self._coefficient_N[span] * scored.log_prob_N).sum()
+        if config.ratio == "step":
+            terms = clipped_surrogate(
+                scored.log_prob_N,
+                torch.from_numpy(scored.steps.log_prob_N.copy()),
+                self._advantage_N[span],
+                weight_N,
+                clip_low=config.clip_low,
+                clip_high=config.clip_high,
+            )
+            tally.add_surrogate(terms)
+            loss = loss + terms.loss
+        if self._reference is not None and config.regulariser.kind in ("kl", "cross_entropy"):
+            divergence_N = self._reference.divergence(scored)
+            tally.add(divergence=float(divergence_N.detach().sum()))
+            loss = loss + self._beta * (weight_N * divergence_N).sum()
+        return loss
+
+
+class ImitationObjective:
+    """Rollouts of a heuristic as examples: its decisions, or the reference policy in the states that it visits."""
+
+    mixes_experts = False
+    has_trajectory_terms = False
+
+    def __init__(self, config: LearnerConfig, batch: UpdateBatch, reference: Reference | None) -> None:
+        self._weight_N = torch.from_numpy(batch.weight_N)
+        self._reference = reference if config.imitation.objective == "reference" else None
+
+    def set_trajectories(self, log_prob_N: Tensor, open_NL: Tensor, tally: Tally) -> None:
+        raise AssertionError("imitation has no terms over trajectories")
+
+    def loss(self, scored: ScoredSteps, span: slice, tally: Tally) -> Tensor:
+        """The span's part of the objective."""
+        loss_N = -scored.log_prob_N if self._reference is None else self._reference.cross_entropy(scored)
+        tally.add(commit_entropy=float(scored.entropy_N.detach().sum()), imitation_loss=float(loss_N.detach().sum()))
+        loss = (self._weight_N[span] * loss_N).sum()
+        tally.loss += float(loss.detach())
+        return loss

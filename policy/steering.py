@@ -1,0 +1,100 @@
+"""Expert steering (arXiv 2512.09106): some rollouts of a group follow a heuristic, and the policy learns from these too.
+
+The expert decides inside blocks of its own, but what is recorded and scored is what the policy sees: all positions of its own
+block stay eligible, so the policy learns "these and not the later ones". The behaviour that the group was drawn from is a mixture:
+with G rollouts of the policy and E of the expert, w = G / (G + E),
+
+    mixture        log(w pi(a|s) + (1 - w))                      the release's, one factor per decoding step
+    per_decision   sum_i log(w p_i(a_i) + (1 - w))               one factor per position
+    policy_ratio   log pi(a|s)                                   no mixture: the expert's rows count as the policy's own
+
+The gradient of `mixture` is that of log pi times w pi / (w pi + 1 - w), which vanishes as long as the policy finds the whole
+decision unlikely: a product over dozens of positions. Per position that factor is of order w p_i. `policy_ratio` keeps the
+gradient and is biased, as it weighs the expert's decisions as if the policy had drawn them.
+
+Shapes: `B` rows, `N` packed steps, `L` canvas positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from policy.distributions import Bernoulli, SetDistribution
+from policy.learned import LearnedUnmasker
+from policy.observation import Observation
+from policy.unmasker import Decision, Unmasker
+
+SteeringMode = Literal["mixture", "per_decision", "policy_ratio"]
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How an expert's decision is scored."""
+
+    mode: SteeringMode
+    policy_share: float
+    """w, the share of the policy's own rollouts in a group; in (0, 1)."""
+
+
+def expert_log_prob(
+    distribution: SetDistribution, logits_NL: Tensor, open_NL: Tensor, outcome_NL: Tensor, behaviour: Behaviour
+) -> Tensor:
+    """`[N]` log-probabilities of expert decisions under the mixture with the policy whose logits these are."""
+    if behaviour.mode == "per_decision":
+        assert isinstance(distribution, Bernoulli), (
+            "settings are checked: only independent draws have factors per position"
+        )
+        terms_NL = distribution.position_log_probs(logits_NL, open_NL, outcome_NL)
+        return (_mixed(terms_NL, behaviour.policy_share) * open_NL).sum(1)
+    log_prob_N = distribution.log_prob(logits_NL, open_NL, outcome_NL)
+    return log_prob_N if behaviour.mode == "policy_ratio" else _mixed(log_prob_N, behaviour.policy_share)
+
+
+def _mixed(log_prob: Tensor, policy_share: float) -> Tensor:
+    """log(w exp(log_prob) + 1 - w)"""
+    return torch.logaddexp(log_prob + math.log(policy_share), log_prob.new_tensor(math.log1p(-policy_share)))
+
+
+class ExpertUnmasker:
+    """Decides as `expert` does in blocks of `block_length` and scores that as a decision of `learned`."""
+
+    is_training = True
+
+    def __init__(
+        self, learned: LearnedUnmasker, expert: Unmasker, *, block_length: int | None, behaviour: Behaviour
+    ) -> None:
+        self._learned = learned
+        self._expert = expert
+        self._block_length = block_length
+        self._behaviour = behaviour
+        # The learned policy sees its whole block, of which the expert's is a part.
+        self.needs = dataclasses.replace(
+            learned.needs,
+            entropy=learned.needs.entropy or expert.needs.entropy,
+            margin=learned.needs.margin or expert.needs.margin,
+        )
+
+    def decide(self, observation: Observation) -> Decision:
+        """The expert's decision; of an ordered distribution there is none, because the expert has no order."""
+        eligible_BL = observation.eligible_BL
+        if self._block_length is not None:
+            eligible_BL = eligible_BL & leading_block(observation.masked_BL, self._block_length)
+        decision = self._expert.decide(replace(observation, eligible_BL=eligible_BL))
+        logits_BL, open_BL = self._learned.logits(observation)
+        log_prob_B = expert_log_prob(
+            self._learned.distribution, logits_BL, open_BL, decision.commit_BL, self._behaviour
+        )
+        return replace(decision, log_prob_B=log_prob_B)
+
+
+def leading_block(masked_BL: Tensor, block_length: int) -> Tensor:
+    """`[B, L]` bool: the block that holds the leftmost mask of each row."""
+    positions_L = torch.arange(masked_BL.shape[1], device=masked_BL.device)
+    block_B = masked_BL.int().argmax(1) // block_length
+    return (positions_L // block_length).unsqueeze(0) == block_B.unsqueeze(1)

@@ -1,0 +1,101 @@
+"""Experts decide as the heuristic does, and are scored as decisions of the policy within the mixture."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from policy.factory import make_heuristic
+from policy.learned import recorded_outcome, step_logits
+from policy.steering import Behaviour, ExpertUnmasker, expert_log_prob, leading_block
+from tests.fakes.policies import lively_policy
+from tests.policy.observations import random_observation, record
+
+MODES: tuple[Any, ...] = ("mixture", "per_decision", "policy_ratio")
+SHARE = 8 / 9
+
+
+def expert(mode: Any, *, block_length: int | None = 4, **settings: Any) -> ExpertUnmasker:
+    heuristic = make_heuristic("threshold", 0.6)
+    return ExpertUnmasker(
+        lively_policy(**settings), heuristic, block_length=block_length, behaviour=Behaviour(mode, SHARE)
+    )
+
+
+def test_the_expert_decides_inside_its_own_leading_block() -> None:
+    observation = random_observation(40, 16, seed=1)
+    window = leading_block(observation.masked_BL, 4)
+    decision = expert("mixture").decide(observation)
+    assert bool(decision.commit_BL.any(1).all())
+    assert not bool((decision.commit_BL & ~(window & observation.eligible_BL)).any())
+    whole = expert("mixture", block_length=None).decide(observation)
+    alone = make_heuristic("threshold", 0.6).decide(observation)
+    assert torch.equal(whole.commit_BL, alone.commit_BL)
+    assert bool((whole.commit_BL & ~window).any())
+
+
+def test_the_leading_block_is_that_of_the_leftmost_mask() -> None:
+    masked = torch.tensor([[0, 0, 1, 0, 0, 1], [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1]], dtype=torch.bool)
+    window = leading_block(masked, 2)
+    assert window.int().tolist() == [[0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [1, 1, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("distribution", ["bernoulli", "bernoulli_argmax", "dpls"])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_recorded_is_what_scoring_gives_again(distribution: Any, mode: Any) -> None:
+    if distribution == "dpls" and mode == "per_decision":
+        return
+    settings = dict(distribution=distribution, dpls_likelihood="set") if distribution == "dpls" else {}
+    unmasker = expert(mode, **(settings or dict(distribution=distribution)))
+    observation = random_observation(30, 12, seed=2)
+    with torch.no_grad():
+        steps = record(observation, unmasker.decide(observation))
+    learned = unmasker._learned
+    logits, open_positions = step_logits(learned.network, steps)
+    outcome = recorded_outcome(learned.network, learned.distribution, steps)
+    again = expert_log_prob(learned.distribution, logits, open_positions, outcome, Behaviour(mode, SHARE))
+    assert torch.allclose(again, torch.from_numpy(steps.log_prob_N), atol=1e-5)
+
+
+def test_the_modes_are_their_formulas() -> None:
+    learned = lively_policy(distribution="bernoulli")
+    logits, eligible = torch.randn(5, 6, dtype=torch.float64), torch.rand(5, 6) < 0.8
+    outcome = (torch.rand(5, 6) < 0.4) & eligible
+
+    def score(mode: Any) -> torch.Tensor:
+        return expert_log_prob(learned.distribution, logits, eligible, outcome, Behaviour(mode, SHARE))
+
+    p = torch.where(outcome, logits.sigmoid(), 1 - logits.sigmoid())
+    p = torch.where(eligible, p, torch.ones_like(p))
+    assert torch.allclose(score("policy_ratio"), p.log().sum(1))
+    assert torch.allclose(score("mixture"), (SHARE * p.prod(1) + 1 - SHARE).log())
+    each = torch.where(eligible, (SHARE * p + 1 - SHARE).log(), torch.zeros_like(p))
+    assert torch.allclose(score("per_decision"), each.sum(1))
+
+
+def test_the_mixture_loses_the_gradient_where_the_policy_finds_the_decision_unlikely_and_its_cures_do_not() -> None:
+    learned = lively_policy(distribution="bernoulli")
+    length = 64
+    eligible = torch.ones(1, length, dtype=torch.bool)
+    outcome = torch.zeros(1, length, dtype=torch.bool)
+    outcome[0, :16] = True
+    norms = {}
+    for mode in MODES:
+        logits = torch.full((1, length), -2.0, dtype=torch.float64, requires_grad=True)
+        expert_log_prob(learned.distribution, logits, eligible, outcome, Behaviour(mode, SHARE)).sum().backward()
+        assert logits.grad is not None
+        norms[mode] = float(logits.grad.norm())
+    # Responsibility of the policy for the whole decision: w pi / (w pi + 1 - w).
+    log_pi = 16 * math.log(torch.sigmoid(torch.tensor(-2.0))) + 48 * math.log(1 - torch.sigmoid(torch.tensor(-2.0)))
+    responsibility = SHARE * math.exp(log_pi) / (SHARE * math.exp(log_pi) + 1 - SHARE)
+    assert norms["mixture"] / norms["policy_ratio"] == pytest.approx(responsibility, rel=1e-6)
+    assert norms["mixture"] < 1e-12 < 0.1 < norms["per_decision"]
+
+
+def test_the_expert_asks_for_what_the_policy_and_the_heuristic_need() -> None:
+    unmasker = expert("mixture", num_confidences=3)
+    assert unmasker.needs.num_confidences == 3
+    assert unmasker.needs.scope == unmasker._learned.needs.scope

@@ -20,7 +20,8 @@ SMALL = PolicyConfig(hidden_size=16, feed_forward_size=16, time_embed_size=8)
 OTHER: dict[str, Any] = {
     "network": "another", "hidden_size": 32, "feed_forward_size": 32, "num_heads": 1, "num_blocks": 2,
     "time_embed_size": 10, "num_confidences": 2, "confidence_features": "raw", "time_embedding": "legacy",
-    "see_block": True, "see_mask": False, "see_time": False, "scope": Scope.CANVAS, "initial_logit": -1.0, "distribution": "bernoulli",
+    "see_block": True, "see_mask": False, "see_time": False,
+    "scope": Scope.CANVAS, "initial_logit": -1.0, "distribution": "bernoulli",
     "policy_temperature": 0.5, "backbone": BackboneShape(16, 2, 24), "num_candidates": 3, "candidates_only": True,
     "dpls_stop_logit": 1.0, "dpls_likelihood": "set", "top_k": 2,
 }  # fmt: skip

@@ -29,6 +29,8 @@ class Advantages:
     num_zero_groups: int
     """Groups whose rewards are all alike."""
     num_small_groups: int
+    sum_std: float
+    """Sum over the other groups of the standard deviation of their rewards."""
     """Groups dropped because fewer than two rows were validly graded."""
 
 
@@ -48,6 +50,7 @@ def group_advantages(
     kept_R = np.zeros(len(reward_R), bool)
     groups = np.unique(group_R)
     num_zero = num_small = 0
+    sum_std = 0.0
     for group in groups:
         members = np.flatnonzero((group_R == group) & valid_R)
         if len(members) < 2:
@@ -55,6 +58,7 @@ def group_advantages(
             continue
         rewards = reward_R[members]
         centred = rewards - rewards.mean()
+        sum_std += float(rewards.std())
         if np.abs(centred).max() <= ZERO:
             num_zero += 1
             continue
@@ -64,4 +68,4 @@ def group_advantages(
             centred = centred * len(members) / (len(members) - 1)
         advantage_R[members] = centred
         kept_R[members] = True
-    return Advantages(advantage_R, kept_R, len(groups), num_zero, num_small)
+    return Advantages(advantage_R, kept_R, len(groups), num_zero, num_small, sum_std)

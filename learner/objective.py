@@ -41,6 +41,13 @@ class ScoredSteps:
     log_prob_N: Tensor
     """Of experts' decisions the mixture's (`policy.steering`)."""
     entropy_N: Tensor
+    is_independent: bool
+    """Whether positions are drawn independently, each with probability sigmoid of its scaled logit."""
+
+    def mean_unmask_prob(self) -> Tensor:
+        """`[N]` mean probability of committing an eligible position, before any is forced."""
+        share_NL = torch.sigmoid(self.scaled_NL.detach()) * self.open_NL
+        return share_NL.sum(1) / self.open_NL.sum(1).clamp(min=1)
 
 
 @dataclass(slots=True)
@@ -171,6 +178,8 @@ class GrpoObjective:
         """The span's part of the objective."""
         config, weight_N = self._config, self._weight_N[span]
         tally.add(commit_entropy=float(scored.entropy_N.detach().sum()))
+        if scored.is_independent:
+            tally.add(mean_unmask_prob=float(scored.mean_unmask_prob().sum()))
         loss = -self._bonus * (weight_N * scored.entropy_N).sum()
         if self._coefficient_N is not None:
             loss = loss + (self._coefficient_N[span] * scored.log_prob_N).sum()

@@ -21,6 +21,7 @@ from learner.batching import UpdateBatch, make_update_batch
 from learner.config import LearnerConfig
 from learner.objective import GrpoObjective, ImitationObjective, Objective, Reference, ScoredSteps, Tally
 from policy.config import PolicyConfig
+from policy.distributions import Bernoulli
 from policy.factory import make_network
 from policy.learned import make_distribution, recorded_outcome, step_logits
 from policy.steering import Behaviour, expert_log_prob
@@ -72,6 +73,9 @@ class Trainer:
         )
         metrics: dict[str, Metric] = {
             "zero_variance_share": Mean(batch.advantages.num_zero_groups, batch.advantages.num_groups),
+            "group_reward_std": Mean(
+                batch.advantages.sum_std, batch.advantages.num_groups - batch.advantages.num_small_groups
+            ),
             "dropped_groups": Count(batch.advantages.num_small_groups),
         }
         if num_experts := int(batch.expert_R.sum()):
@@ -142,7 +146,14 @@ class Trainer:
             expert_log_prob_N = expert_log_prob(distribution, logits_NL, open_NL, outcome_NL, self._behaviour)
             log_prob_N = torch.where(expert_N[span], expert_log_prob_N, log_prob_N)
         scaled_NL = distribution.scaled(logits_NL)
-        return ScoredSteps(steps, scaled_NL, open_NL, log_prob_N, distribution.entropy(logits_NL, open_NL))
+        return ScoredSteps(
+            steps,
+            scaled_NL,
+            open_NL,
+            log_prob_N,
+            distribution.entropy(logits_NL, open_NL),
+            is_independent=isinstance(distribution, Bernoulli),
+        )
 
     def _progress(self) -> float:
         """Share of the planned optimiser steps that are done."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from policy.config import PolicyConfig
-from policy.heuristics import Factor, LowConfidence, RandomOrder, Threshold
+from policy.heuristics import Entropy, Factor, LowConfidence, Margin, RandomOrder, Threshold
 from policy.inference import InferenceConfig
 from policy.learned import LearnedUnmasker, make_distribution
 from policy.networks.base import PolicyNetwork
@@ -50,6 +50,8 @@ HEURISTICS: Mapping[str, HeuristicKind] = {
     "random": HeuristicKind("k", _positive_integer, lambda k: RandomOrder(k=int(k)), is_random=True),
     "low_confidence": HeuristicKind("k", _positive_integer, lambda k: LowConfidence(k=int(k))),
     "threshold": HeuristicKind("tau", _probability, lambda tau: Threshold(tau=tau)),
+    "margin": HeuristicKind("k", _positive_integer, lambda k: Margin(k=int(k))),
+    "entropy": HeuristicKind("k", _positive_integer, lambda k: Entropy(k=int(k))),
     "factor": HeuristicKind("factor", _positive, lambda factor: Factor(factor=factor)),
 }
 

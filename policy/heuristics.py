@@ -58,6 +58,32 @@ class LowConfidence:
         return deterministic(*top_k(observation.log_odds_BL, observation.eligible_BL, self._k))
 
 
+class Margin:
+    """Commits the k positions whose two largest token probabilities are furthest apart (arXiv 2510.05725's `margin`)."""
+
+    needs = Needs(scope=Scope.BLOCK, margin=True)
+
+    def __init__(self, *, k: int) -> None:
+        self._k = k
+
+    def decide(self, observation: Observation) -> Decision:
+        assert observation.margin_BL is not None, "asked for in `needs`"
+        return deterministic(*top_k(observation.margin_BL, observation.eligible_BL, self._k))
+
+
+class Entropy:
+    """Commits the k positions whose token distributions have the least entropy."""
+
+    needs = Needs(scope=Scope.BLOCK, entropy=True)
+
+    def __init__(self, *, k: int) -> None:
+        self._k = k
+
+    def decide(self, observation: Observation) -> Decision:
+        assert observation.entropy_BL is not None, "asked for in `needs`"
+        return deterministic(*top_k(-observation.entropy_BL, observation.eligible_BL, self._k))
+
+
 class Threshold:
     """Commits every position whose confidence is at least `tau`, and the most confident one where none is."""
 

@@ -10,7 +10,7 @@ import torch
 
 from cluster.metrics import values
 from learner.trainer import Trainer
-from policy.learned import score_steps
+from policy.learned import score_steps, step_logits
 from policy.trajectory import PackedSteps, TrajectoryBatch
 from tests.learner.records import POLICY, decoded, learner_config, make_row, weights_of
 
@@ -218,3 +218,15 @@ def test_recorded_arrays_may_be_read_only() -> None:
     other = make_trainer()
     update(other, batch)
     assert weights_of(trainer.network) == weights_of(other.network)
+
+
+def test_the_mean_unmask_probability_is_that_of_eligible_positions_and_told_of_independent_draws_alone() -> None:
+    trainer = make_trainer()
+    batch = decoded(trainer.network, GROUPS, NFES)
+    logits, eligible = step_logits(trainer.network, batch.steps)
+    # Steps of the middle group have no signal and are not learned from.
+    kept = np.repeat(np.array(GROUPS) != 1, NFES)
+    each = [float(torch.sigmoid(u[e]).mean()) for u, e in zip(logits.detach(), eligible, strict=True)]
+    assert update(trainer, batch)["mean_unmask_prob"] == pytest.approx(np.mean(np.array(each)[kept]), abs=1e-5)
+    single = make_trainer(replace(POLICY, distribution="categorical"))
+    assert "mean_unmask_prob" not in update(single, decoded(single.network, GROUPS, NFES))

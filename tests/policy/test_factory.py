@@ -17,6 +17,8 @@ def test_each_heuristic_is_made_by_its_name() -> None:
         "random": "RandomOrder",
         "low_confidence": "LowConfidence",
         "threshold": "Threshold",
+        "margin": "Margin",
+        "entropy": "Entropy",
         "factor": "Factor",
     }
     assert {name for name, kind in HEURISTICS.items() if kind.is_random} == {"random"}
@@ -25,12 +27,13 @@ def test_each_heuristic_is_made_by_its_name() -> None:
 
 def test_an_unknown_heuristic_is_quoted_beside_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match=r"^unknown heuristic 'fastdllm'; allowed: random, low_confidence, threshold, factor$"
+        ValueError,
+        match=r"^unknown heuristic 'fastdllm'; allowed: random, low_confidence, threshold, margin, entropy, factor$",
     ):
         make_heuristic("fastdllm", 0.9)
 
 
-@pytest.mark.parametrize("name", ["random", "low_confidence"])
+@pytest.mark.parametrize("name", ["random", "low_confidence", "margin", "entropy"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, 2.0, True, "2", None])
 def test_k_must_be_a_positive_integer(name: str, value: object) -> None:
     with pytest.raises(ValueError, match="allowed") as caught:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policy.factory import make_heuristic
-from policy.heuristics import Factor, LowConfidence, RandomOrder, Threshold, top_k
+from policy.heuristics import Entropy, Factor, LowConfidence, Margin, RandomOrder, Threshold, top_k
 from policy.observation import Observation
 from policy.unmasker import Unmasker
 from tests.policy.observations import random_observation, rows_of, with_confidence
@@ -210,3 +211,17 @@ def test_oracles_of_the_number_of_forward_passes() -> None:
     assert block_nfe(LowConfidence(k=3), length=24, block=8) == 3 * math.ceil(8 / 3)
     assert block_nfe(Factor(factor=1e-6), length=24, block=8) == 24
     assert block_nfe(Factor(factor=9.0), length=24, block=8) == 3
+
+
+def test_margin_and_entropy_order_by_what_the_model_says_of_all_tokens_and_not_by_confidence() -> None:
+    observation = replace(
+        observed([[0.9, 0.5, 0.6, 0.7], [0.9, 0.5, 0.6, 0.7]], [ALL, [False, True, True, True]]),
+        margin_BL=torch.tensor([[0.1, 0.45, 0.2, 0.45], [0.9, 0.1, 0.2, 0.3]]),
+        entropy_BL=torch.tensor([[2.0, 0.3, 1.0, 0.3], [0.1, 1.0, 0.8, 0.5]]),
+    )
+    for unmasker in (Margin(k=1), Entropy(k=1)):
+        # Ties go to the left, positions outside the block do not count.
+        assert commits(unmasker, observation) == [[1], [3]]
+    assert commits(Margin(k=3), observation) == [[1, 2, 3], [1, 2, 3]]
+    assert Margin(k=1).needs.margin
+    assert Entropy(k=1).needs.entropy

@@ -359,7 +359,7 @@ def test_overrides_come_after_the_bases(tmp_path: Path) -> None:
             "reward: {terms: {multiplicative: 1, correctness: 0}, alpha: 3}",
             "reward: {terms: {additive: 1}}",
             "reward",
-            {"terms": {"additive": 1.0}, "alpha": 3.0},
+            {"terms": {"additive": 1.0}, "alpha": 3.0, "initial_alpha": None},
         ),
         (
             "evaluation: {heuristics: {random: [1], threshold: [0.9]}}",

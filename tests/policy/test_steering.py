@@ -43,13 +43,19 @@ def test_the_leading_block_is_that_of_the_leftmost_mask() -> None:
     assert window.int().tolist() == [[0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [1, 1, 0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("distribution", ["bernoulli", "bernoulli_argmax", "dpls"])
-@pytest.mark.parametrize("mode", MODES)
-def test_what_is_recorded_is_what_scoring_gives_again(distribution: Any, mode: Any) -> None:
-    if distribution == "dpls" and mode == "per_decision":
-        return
-    settings = dict(distribution=distribution, dpls_likelihood="set") if distribution == "dpls" else {}
-    unmasker = expert(mode, **(settings or dict(distribution=distribution)))
+SET_DPLS: dict[str, Any] = dict(distribution="dpls", dpls_likelihood="set")
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        *((mode, dict(distribution=name)) for mode in MODES for name in ("bernoulli", "bernoulli_argmax")),
+        ("mixture", SET_DPLS),
+        ("policy_ratio", SET_DPLS),
+    ],
+)
+def test_what_is_recorded_is_what_scoring_gives_again(mode: Any, settings: dict[str, Any]) -> None:
+    unmasker = expert(mode, **settings)
     observation = random_observation(30, 12, seed=2)
     with torch.no_grad():
         steps = record(observation, unmasker.decide(observation))

@@ -1,0 +1,75 @@
+"""Choices that exclude each other are one clear line, before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import UserError
+from learner.experts import check_experts, read_initial_policy
+from learner.main import resolve
+from policy.config import PolicyConfig
+from policy.factory import make_network
+from policy.weights import to_bytes
+
+STEERED = "learner.steering.parameters=[0.9]"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ([STEERED, "policy.distribution=dpls"], r"'learner\.steering\.parameters' is \[0\.9\]; allowed: \[\] with distr.*'order'"),
+        ([STEERED, "policy.distribution=categorical"], "gives an expert's set no likelihood"),
+        (
+            [STEERED, "policy.distribution=dpls", "policy.dpls_likelihood=set", "learner.steering.mode=per_decision"],
+            "'per_decision'; allowed: 'mixture', 'policy_ratio'",
+        ),
+        (
+            ["policy.distribution=categorical", "learner.imitation.num_steps=2"],
+            r"'threshold' with parameter 0\.9; allowed: .*'low_confidence' or 'random' with parameter 1",
+        ),
+        (
+            ["learner.regulariser.kind=kl", "learner.regulariser.reference=softmax_confidence", "learner.regulariser.parameter=1"],
+            r"learner\.regulariser",
+        ),
+        (["learner.regulariser.kind=kl", "learner.regulariser.reference=random"], "'random'.*allowed: .*'threshold', 'factor'"),
+        (["learner.regulariser.kind=kl", "learner.regulariser.parameter=1.5"], "1.5"),
+        (
+            ["policy.distribution=categorical", "evaluation.inference.prob_scale=2"],
+            r"'evaluation\.inference\.prob_scale' is 2; allowed: 1",
+        ),
+        (["policy.see_mask=false"], r"'policy\.see_block' is True; allowed: False where see_mask is False"),
+    ],
+)  # fmt: skip
+def test_the_first_choice_that_another_rules_out_is_named(settings: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        resolve(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_experts_must_exist_and_fit_into_the_blocks() -> None:
+    with pytest.raises(UserError, match=r"learner\.steering\.parameters.*unknown heuristic 'nope'"):
+        check_experts(resolve([STEERED, "learner.steering.heuristic=nope"]), block_length=48)
+    with pytest.raises(UserError, match=r"'learner\.steering\.block_length' is 7; allowed: a divisor"):
+        check_experts(resolve([STEERED, "learner.steering.block_length=7"]), block_length=48)
+    with pytest.raises(UserError, match=r"'learner\.imitation\.parameter'"):
+        check_experts(resolve(["learner.imitation.num_steps=1", "learner.imitation.parameter=2"]), block_length=48)
+    check_experts(resolve([STEERED, "learner.steering.block_length=16"]), block_length=48)
+
+
+def test_a_policy_to_start_from_must_be_there_whole_and_of_the_same_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    config = resolve([f"learner.initial_policy={path}"])
+    with pytest.raises(UserError, match=r"'learner\.initial_policy' is .*No such file"):
+        read_initial_policy(config)
+    path.write_bytes(b"no policy")
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        read_initial_policy(config)
+    path.write_bytes(to_bytes(make_network(PolicyConfig(hidden_size=16, feed_forward_size=16), seed=0)))
+    with pytest.raises(UserError, match=r"of another architecture \('policy\.hidden_size': 16 -> 64\)"):
+        read_initial_policy(config)
+    data = to_bytes(make_network(config.policy, seed=0))
+    path.write_bytes(data)
+    assert read_initial_policy(config) == data
+    assert read_initial_policy(resolve([])) is None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from cluster.runtime import start_ray, stop_ray
+
+# Tensors of tests are small: threads that wait for one another cost more than they compute. Read when torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is not a failure.
 settings.register_profile("no_deadline", deadline=None)

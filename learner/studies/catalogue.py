@@ -116,6 +116,7 @@ _UPO_POLICY = (
     "policy.num_confidences=8",
     "policy.see_block=false",
     "reward.terms={dense: 1, correctness: 0}",
+    "evaluation.block_lengths=[]",
     "learner.num_iterations=4",
     "learner.num_steps=60",
     _AS_TRAINED,
@@ -143,7 +144,7 @@ _UPO = Study(
     quick=_QUICK,
     alpha=0.0,
     arms=(
-        StudyArm("heuristics", ("learner.num_steps=0", _ONE_TOKEN, "evaluation.block_lengths=[]")),
+        StudyArm("heuristics", ("learner.num_steps=0", _ONE_TOKEN)),
         _realisation("softmax-confidence", "kl", "softmax_confidence", 0.05, pretrained=True),
         _realisation("max-confidence", "cross_entropy", "max_confidence", None, pretrained=True),
         _realisation("Top-K", "kl", "top_k", 5, "policy.candidates_only=true", pretrained=False),

@@ -144,7 +144,7 @@ _UPO = Study(
     quick=_QUICK,
     alpha=0.0,
     arms=(
-        StudyArm("heuristics", ("learner.num_steps=0", _ONE_TOKEN)),
+        StudyArm("untrained", ("learner.num_steps=0", _ONE_TOKEN)),
         _realisation("softmax-confidence", "kl", "softmax_confidence", 0.05, pretrained=True),
         _realisation("max-confidence", "cross_entropy", "max_confidence", None, pretrained=True),
         _realisation("Top-K", "kl", "top_k", 5, "policy.candidates_only=true", pretrained=False),

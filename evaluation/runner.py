@@ -9,7 +9,6 @@ from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
 from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
 from policy.factory import HEURISTICS, make_swept_heuristic
-from policy.inference import InferenceConfig
 from rollout_workers.config import check_block_length
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
@@ -25,12 +24,17 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
     arms: list[Arm] = []
     for name, values in config.heuristics.items():
         for value in values:
-            try:
-                make_swept_heuristic(name, value)
-            except ValueError as error:
-                raise UserError(f"config key '{key}.heuristics.{name}': {error}") from error
+            check_heuristic(name, value, f"{key}.heuristics.{name}")
             arms.extend(Arm(name, float(value), block, HEURISTICS[name].is_random) for block in blocks)
     return arms
+
+
+def check_heuristic(name: str, value: float, key: str) -> None:
+    """Raises a UserError that names the config key for a heuristic or parameter that there is not."""
+    try:
+        make_swept_heuristic(name, value)
+    except ValueError as error:
+        raise UserError(f"config key '{key}': {error}") from error
 
 
 def _halves(canvas_length: int) -> tuple[int, ...]:
@@ -113,7 +117,7 @@ def _plan(
             heuristic=None if is_learned else arm.sampler,
             parameter=arm.parameter,
             weight_version=weight_version if is_learned else 0,
-            inference=config.inference if is_learned else InferenceConfig(),
+            inference=config.inference,
         )
         for seed in config.seeds if arm.is_random else config.seeds[:1]:
             arm_key = (arm.sampler, arm.parameter, arm.block_length, seed)

@@ -29,9 +29,9 @@ class Advantages:
     num_zero_groups: int
     """Groups whose rewards are all alike."""
     num_small_groups: int
+    """Groups dropped because fewer than two rows were validly graded."""
     sum_std: float
     """Sum over the other groups of the standard deviation of their rewards."""
-    """Groups dropped because fewer than two rows were validly graded."""
 
 
 def group_advantages(

@@ -6,44 +6,34 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import UserError
 from policy.config import PolicyConfig
-from policy.references import check_reference
+from policy.reference_policies import check_reference
 
 if TYPE_CHECKING:
     from learner.config import LearnerConfig, RunConfig
 
-_INDEPENDENT = ("bernoulli", "bernoulli_argmax")
-
 
 def check_compatible(config: RunConfig, prefix: str) -> None:
-    """Raises a UserError for the first choice that another one rules out; `prefix` stands before the keys."""
+    """Raises a ValueError for the first choice that another one rules out; `prefix` stands before the keys."""
     policy, learner = config.policy, config.learner
     _check_experts(policy, learner, prefix)
     if learner.uses_reference:
         regulariser = learner.regulariser
-        try:
-            check_reference(
-                regulariser.reference, regulariser.parameter, policy.distribution, where=f"{prefix}learner.regulariser"
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
-    try:
-        config.evaluation.inference.check(policy, where=f"{prefix}evaluation.inference")
-    except ValueError as error:
-        raise UserError(str(error)) from error
+        check_reference(
+            regulariser.reference, regulariser.parameter, policy.distribution, where=f"{prefix}learner.regulariser"
+        )
+    config.evaluation.inference.check(policy, where=f"{prefix}evaluation.inference")
 
 
 def _check_experts(policy: PolicyConfig, learner: LearnerConfig, prefix: str) -> None:
     """Experts commit sets of any size, in no order; the policy's distribution must give these a likelihood."""
     steering, imitation = learner.steering, learner.imitation
-    scores_sets = policy.distribution in _INDEPENDENT or (
-        policy.distribution == "dpls" and policy.dpls_likelihood == "set"
-    )
+    scores_sets = policy.draws_independently or (policy.distribution == "dpls" and policy.dpls_likelihood == "set")
     if steering.parameters and not scores_sets:
         raise UserError(
             f"config key '{prefix}learner.steering.parameters' is {list(steering.parameters)}; allowed: [] with "
             f"{_distribution(policy)}, which gives an expert's set no likelihood"
         )
-    if steering.parameters and steering.mode == "per_decision" and policy.distribution not in _INDEPENDENT:
+    if steering.parameters and steering.mode == "per_decision" and not policy.draws_independently:
         raise UserError(
             f"config key '{prefix}learner.steering.mode' is 'per_decision'; "
             f"allowed: 'mixture', 'policy_ratio' with {_distribution(policy)}, whose positions are not independent"

@@ -11,6 +11,7 @@ from evaluation.config import EvaluationConfig
 from learner.compatibility import check_compatible
 from learner.watch import WatchConfig
 from policy.config import PolicyConfig
+from policy.reference_policies import REFERENCES
 from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.tasks import TASK_NAMES
 
@@ -23,7 +24,7 @@ class RegulariserConfig:
         "none",
         help="per decision KL(policy || reference) or cross-entropy(reference, policy); per trajectory the KL of outputs",
     )
-    reference: Literal["threshold", "factor", "softmax_confidence", "max_confidence", "top_k"] = "threshold"
+    reference: str = setting("threshold", choices=tuple(REFERENCES))
     parameter: float | None = setting(None, help="of the reference: tau, factor or k")
     smoothing: float = setting(
         0.05, help="of parallel references: probabilities lie in [s, 1 - s]", above=0.0, below=0.5
@@ -106,6 +107,16 @@ class LearnerConfig:
     def num_updates(self) -> int:
         """All updates of the run, the supervised ones included."""
         return self.imitation.num_steps + self.num_steps
+
+    @property
+    def num_optimizer_steps(self) -> int:
+        """Planned for the whole run."""
+        return self.num_updates * self.num_iterations
+
+    @property
+    def policy_share(self) -> float:
+        """Share of the policy's own rollouts in a steered group."""
+        return self.group_size / (self.group_size + len(self.steering.parameters))
 
     @property
     def uses_reference(self) -> bool:

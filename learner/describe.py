@@ -17,7 +17,7 @@ def derived_arithmetic(config: RunConfig) -> str:
             f"#   rows per update: {learner.prompts_per_step} prompts x {learner.group_size} samples = {rows}",
             f"#   leases per update: {leases} of {rows_per_lease} rows, over {rollout.num_workers} rollout actors",
             f"#   optimiser steps: {learner.num_updates} updates x {learner.num_iterations} iterations "
-            f"= {learner.num_updates * learner.num_iterations}",
+            f"= {learner.num_optimizer_steps}",
             f"#   training prompts: {learner.num_updates * learner.prompts_per_step}, rows: {learner.num_updates * rows}",
             f"#   validation: every {config.checkpoint.every} updates on {config.checkpoint.validation_examples} problems",
         ]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cluster.config import first_difference
 from cluster.errors import UserError
+from evaluation.runner import check_heuristic
 from learner.config import RunConfig
-from policy.factory import make_swept_heuristic
 from policy.weights import WeightsError, from_bytes
 from rollout_workers.config import check_block_length
 
@@ -22,10 +22,10 @@ def check_experts(config: RunConfig, *, block_length: int) -> None:
     steering, imitation = config.learner.steering, config.learner.imitation
     if steering.parameters:
         for parameter in steering.parameters:
-            _check_heuristic(steering.heuristic, parameter, "learner.steering.parameters")
+            check_heuristic(steering.heuristic, parameter, "learner.steering.parameters")
         _check_block(steering.block_length, block_length, "learner.steering.block_length")
     if imitation.num_steps:
-        _check_heuristic(imitation.heuristic, imitation.parameter, "learner.imitation.parameter")
+        check_heuristic(imitation.heuristic, imitation.parameter, "learner.imitation.parameter")
         _check_block(imitation.block_length, block_length, "learner.imitation.block_length")
 
 
@@ -46,13 +46,6 @@ def read_initial_policy(config: RunConfig) -> bytes | None:
             "allowed: a policy with the settings of this run"
         )
     return data
-
-
-def _check_heuristic(name: str, parameter: float, key: str) -> None:
-    try:
-        make_swept_heuristic(name, parameter)
-    except ValueError as error:
-        raise UserError(f"config key '{key}': {error}") from error
 
 
 def _check_block(expert: int | None, block_length: int, key: str) -> None:

@@ -59,7 +59,7 @@ class LeasePlan:
             )
         steering, size = learner.steering, learner.group_size
         stride = size + len(steering.parameters)
-        behaviour = Behaviour(steering.mode, policy_share=size / stride)
+        behaviour = Behaviour(steering.mode, learner.policy_share)
         leases = self._split(self._groups(picks, first_group, size=size, offset=0, stride=stride), size, None, step, 0)
         for number, parameter in enumerate(steering.parameters):
             expert = ExpertSpec(steering.heuristic, parameter, steering.block_length, behaviour)

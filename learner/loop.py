@@ -38,7 +38,7 @@ from learner.checkpoint import (
 )
 from learner.config import RunConfig
 from learner.lease_plan import LeasePlan
-from learner.watch import Alarm, Watch
+from learner.watch import Watch
 from policy.weights import fingerprint
 from rollout_workers.grading.answers import GradeKind
 from rollout_workers.pool import RolloutPool
@@ -109,7 +109,6 @@ class TrainingLoop:
             capacity=self._plan.max_leases_per_step, max_weight_lag=config.learner.max_weight_lag
         )
         self.progress = Progress()
-        self.alarms: list[Alarm] = []
         self._next_cursor = self.progress.task_cursor
         self._watch = Watch(config.learner.watch, canvas_length=canvas_length)
 
@@ -230,7 +229,6 @@ class TrainingLoop:
         for alarm in self._watch.observe(self.progress.step, record):
             if alarm.is_fatal:
                 raise Diverged(f"update {alarm.step}: {alarm.message}")
-            self.alarms.append(alarm)
             logger.warning("update %d: %s: %s", alarm.step, alarm.name, alarm.message)
 
     def _check_grader(self, summaries: list[LeaseSummary]) -> None:

@@ -25,29 +25,10 @@ from learner.config import LearnerConfig, RegulariserConfig
 from learner.losses.grpo import SurrogateTerms, clipped_surrogate
 from learner.losses.reference import bernoulli_kl, categorical_kl, cross_entropy, reference_log_prob
 from learner.losses.trajectory import output_kl, output_surrogate, trajectory_sums
-from policy.references import make_reference
+from policy.distributions import Bernoulli, SetDistribution
+from policy.learned import ScoredSteps
+from policy.reference_policies import make_reference
 from policy.trajectory import PackedSteps
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredSteps:
-    """Recorded steps under the present weights."""
-
-    steps: PackedSteps
-    scaled_NL: Tensor
-    """Logits over the policy temperature."""
-    open_NL: Tensor
-    """bool, the positions that the distribution chooses from."""
-    log_prob_N: Tensor
-    """Of experts' decisions the mixture's (`policy.steering`)."""
-    entropy_N: Tensor
-    is_independent: bool
-    """Whether positions are drawn independently, each with probability sigmoid of its scaled logit."""
-
-    def mean_unmask_prob(self) -> Tensor:
-        """`[N]` mean probability of committing an eligible position, before any is forced."""
-        share_NL = torch.sigmoid(self.scaled_NL.detach()) * self.open_NL
-        return share_NL.sum(1) / self.open_NL.sum(1).clamp(min=1)
 
 
 @dataclass(slots=True)
@@ -94,36 +75,40 @@ class Objective(Protocol):
         ...
 
 
-class Reference:
+class Regulariser:
     """The reference policy of one run, and how far the policy is from it."""
 
-    def __init__(self, config: RegulariserConfig, *, vocabulary_size: int | None) -> None:
-        self.kind = config.kind
-        self._policy = make_reference(
+    def __init__(
+        self, config: RegulariserConfig, distribution: SetDistribution, *, vocabulary_size: int | None
+    ) -> None:
+        self._kind = config.kind
+        self._distribution = distribution
+        self._reference = make_reference(
             config.reference, config.parameter, smoothing=config.smoothing, vocabulary_size=vocabulary_size
         )
 
-    def _probabilities(self, steps: PackedSteps, open_NL: Tensor) -> Tensor:
-        return self._policy.probabilities(torch.from_numpy(steps.confidences_NLK.copy()), open_NL)
-
     def divergence(self, scored: ScoredSteps) -> Tensor:
         """`[N]` KL(policy || reference) of each decision, or the cross-entropy with it."""
-        if self.kind == "cross_entropy":
+        if self._kind == "cross_entropy":
             return self.cross_entropy(scored)
-        reference_NL = self._probabilities(scored.steps, scored.open_NL)
-        kl = bernoulli_kl if self._policy.family == "parallel" else categorical_kl
-        return kl(scored.scaled_NL, scored.open_NL, reference_NL)
+        kl = bernoulli_kl if self._reference.family == "parallel" else categorical_kl
+        scaled_NL = self._distribution.scaled(scored.logits_NL)
+        return kl(scaled_NL, scored.open_NL, self._probabilities(scored.steps, scored.open_NL))
 
     def cross_entropy(self, scored: ScoredSteps) -> Tensor:
         """`[N]` -sum of reference times log policy."""
         reference_NL = self._probabilities(scored.steps, scored.open_NL)
-        return cross_entropy(scored.scaled_NL, scored.open_NL, reference_NL, family=self._policy.family)
+        scaled_NL = self._distribution.scaled(scored.logits_NL)
+        return cross_entropy(scaled_NL, scored.open_NL, reference_NL, family=self._reference.family)
 
     def log_prob(self, steps: PackedSteps, open_NL: Tensor) -> Tensor:
         """`[N]` log-probability of what was decided."""
         reference_NL = self._probabilities(steps, open_NL)
         committed_NL = torch.from_numpy(steps.committed_NL)
-        return reference_log_prob(committed_NL, open_NL, reference_NL, family=self._policy.family)
+        return reference_log_prob(committed_NL, open_NL, reference_NL, family=self._reference.family)
+
+    def _probabilities(self, steps: PackedSteps, open_NL: Tensor) -> Tensor:
+        return self._reference.probabilities(torch.from_numpy(steps.confidences_NLK.copy()), open_NL)
 
 
 class GrpoObjective:
@@ -132,20 +117,26 @@ class GrpoObjective:
     mixes_experts = True
 
     def __init__(
-        self, config: LearnerConfig, batch: UpdateBatch, reference: Reference | None, *, progress: float
+        self,
+        config: LearnerConfig,
+        batch: UpdateBatch,
+        distribution: SetDistribution,
+        regulariser: Regulariser | None,
+        *,
+        progress: float,
     ) -> None:
         """`progress` is the share of the run that is over, which anneals the coefficients."""
         self._config = config
         self._batch = batch
-        self._reference = reference
-        left = 1 - progress
-        regulariser = config.regulariser
-        self._beta = regulariser.coefficient * (left if regulariser.anneal == "linear" else 1.0)
+        self._distribution = distribution
+        self._regulariser = regulariser
+        left, pull = 1 - progress, config.regulariser
+        self._beta = pull.coefficient * (left if pull.anneal == "linear" else 1.0)
         self._bonus = config.entropy_bonus * (left if config.entropy_anneal == "linear" else 1.0)
         self._advantage_N = torch.from_numpy(batch.advantage_N)
         self._weight_N = torch.from_numpy(batch.weight_N)
         self._coefficient_N: Tensor | None = None
-        self.has_trajectory_terms = config.ratio == "trajectory" or regulariser.kind == "output_kl"
+        self.has_trajectory_terms = config.ratio == "trajectory" or pull.kind == "output_kl"
 
     def set_trajectories(self, log_prob_N: Tensor, open_NL: Tensor, tally: Tally) -> None:
         """Takes the log-probabilities of all steps under the present weights, without gradients."""
@@ -166,8 +157,8 @@ class GrpoObjective:
             )
             tally.add_surrogate(terms)
             loss = loss + terms.loss
-        if self._reference is not None and config.regulariser.kind == "output_kl":
-            reference_R = trajectory_sums(self._reference.log_prob(batch.steps, open_NL), offsets_R)
+        if self._regulariser is not None and config.regulariser.kind == "output_kl":
+            reference_R = trajectory_sums(self._regulariser.log_prob(batch.steps, open_NL), offsets_R)
             term_R = output_kl(sum_R, old_R, reference_R)
             tally.add(divergence=float((sum_R - reference_R).detach().sum()))
             loss = loss + self._beta * term_R.sum() / batch.num_rows
@@ -177,12 +168,8 @@ class GrpoObjective:
     def loss(self, scored: ScoredSteps, span: slice, tally: Tally) -> Tensor:
         """The span's part of the objective."""
         config, weight_N = self._config, self._weight_N[span]
-        tally.add(commit_entropy=float(scored.entropy_N.detach().sum()))
-        if scored.is_independent:
-            tally.add(mean_unmask_prob=float(scored.mean_unmask_prob().sum()))
-        loss = -self._bonus * (weight_N * scored.entropy_N).sum()
-        if self._coefficient_N is not None:
-            loss = loss + (self._coefficient_N[span] * scored.log_prob_N).sum()
+        self._describe(scored, tally)
+        parts: list[Tensor] = []
         if config.ratio == "step":
             terms = clipped_surrogate(
                 scored.log_prob_N,
@@ -193,12 +180,23 @@ class GrpoObjective:
                 clip_high=config.clip_high,
             )
             tally.add_surrogate(terms)
-            loss = loss + terms.loss
-        if self._reference is not None and config.regulariser.kind in ("kl", "cross_entropy"):
-            divergence_N = self._reference.divergence(scored)
+            parts.append(terms.loss)
+        if self._coefficient_N is not None:
+            parts.append((self._coefficient_N[span] * scored.log_prob_N).sum())
+        if self._bonus:
+            parts.append(-self._bonus * (weight_N * scored.entropy_N).sum())
+        if self._regulariser is not None and config.regulariser.kind in ("kl", "cross_entropy"):
+            divergence_N = self._regulariser.divergence(scored)
             tally.add(divergence=float(divergence_N.detach().sum()))
-            loss = loss + self._beta * (weight_N * divergence_N).sum()
-        return loss
+            parts.append(self._beta * (weight_N * divergence_N).sum())
+        return torch.stack(parts).sum()
+
+    def _describe(self, scored: ScoredSteps, tally: Tally) -> None:
+        """Of independent draws also the mean probability of committing an eligible position, before any is forced."""
+        tally.add(commit_entropy=float(scored.entropy_N.detach().sum()))
+        if isinstance(self._distribution, Bernoulli):
+            share_NL = torch.sigmoid(self._distribution.scaled(scored.logits_NL.detach())) * scored.open_NL
+            tally.add(mean_unmask_prob=float((share_NL.sum(1) / scored.open_NL.sum(1).clamp(min=1)).sum()))
 
 
 class ImitationObjective:
@@ -207,9 +205,9 @@ class ImitationObjective:
     mixes_experts = False
     has_trajectory_terms = False
 
-    def __init__(self, config: LearnerConfig, batch: UpdateBatch, reference: Reference | None) -> None:
+    def __init__(self, config: LearnerConfig, batch: UpdateBatch, regulariser: Regulariser | None) -> None:
         self._weight_N = torch.from_numpy(batch.weight_N)
-        self._reference = reference if config.imitation.objective == "reference" else None
+        self._reference = regulariser if config.imitation.objective == "reference" else None
 
     def set_trajectories(self, log_prob_N: Tensor, open_NL: Tensor, tally: Tally) -> None:
         raise AssertionError("imitation has no terms over trajectories")

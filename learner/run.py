@@ -41,18 +41,8 @@ def run(
     on_started: Callable[[], None] = lambda: None,
 ) -> int:
     """Trains and evaluates; returns the exit code. Mistakes of the user are `UserError`s raised before anything is written."""
-    try:
-        model_spec = check_model(config.model.name, config.model.options)
-    except ModelError as error:
-        raise UserError(f"config key 'model.name': {error}") from error
-    config = _for_model(config, model_spec)
-    tasks = make_tasks(config.task_configs)
-    task_length = max(task.canvas_length for task in tasks.values())
-    canvas_length, block_length = config.decode.lengths(task_length, "decode")
-    arms = heuristic_arms(config.evaluation, canvas_length)
-    check_experts(config, block_length=block_length)
-    initial_policy = read_initial_policy(config)
-    problems = _choose_problems(config, model_spec, tasks, canvas_length)
+    plan = _plan(config)
+    config, arms = plan.config, plan.arms
     run_dir = RunDir.open(Path(config.run_dir), to_dict(config), resume=resume, ignore=RESULT_NEUTRAL)
     checkpoint = _newest_checkpoint(run_dir)
     setup_logging(file=run_dir.log_path)
@@ -64,7 +54,7 @@ def run(
     try:
         with Display() as display:
             services = Services(
-                config, canvas_length, vocabulary_size=model_spec.vocabulary_size, initial=initial_policy
+                config, plan.canvas_length, vocabulary_size=plan.vocabulary_size, initial=plan.initial_policy
             )
             loop = TrainingLoop(
                 config,
@@ -72,9 +62,9 @@ def run(
                 pool=services.pool,
                 learner=services.learner,
                 store=services.store,
-                problems=problems,
-                canvas_length=canvas_length,
-                block_length=block_length,
+                problems=plan.problems,
+                canvas_length=plan.canvas_length,
+                block_length=plan.block_length,
                 should_stop=should_stop,
                 on_report=display.update,
             )
@@ -85,17 +75,17 @@ def run(
             name, policy_file = best_policy(run_dir, loop.progress)
             logger.info("evaluating %s, the best on the validation split", name)
             services.publish(config.learner.num_updates + 1, policy_file)
-            learned = _choose_temperature(config, services.pool, problems.validation, block_length)
+            learned = _choose_temperature(config, services.pool, plan.problems.validation, plan.block_length)
             _write_policy(run_dir, policy_file, learned.parameter)
             records = _final_evaluation(
-                config, run_dir, services.pool, problems.test, [learned, *arms], display, should_stop
+                config, run_dir, services.pool, plan.problems.test, [learned, *arms], display, should_stop
             )
         write_results(
             run_dir,
             records,
             [learned, *arms],
             alpha=config.reward.alpha,
-            canvas_length=canvas_length,
+            canvas_length=plan.canvas_length,
             history=read_jsonl(run_dir.metrics_path),
             policy_name=name,
         )
@@ -110,6 +100,37 @@ def run(
         if started_here:
             stop_ray()
     return ExitCode.FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All that a run does, found to be possible before anything is written."""
+
+    config: RunConfig
+    """With what the policy takes from the model filled in."""
+    vocabulary_size: int
+    canvas_length: int
+    block_length: int
+    arms: list[Arm]
+    """The heuristics that the policy is compared with."""
+    initial_policy: bytes | None
+    problems: Problems
+
+
+def _plan(config: RunConfig) -> _Plan:
+    try:
+        model_spec = check_model(config.model.name, config.model.options)
+    except ModelError as error:
+        raise UserError(f"config key 'model.name': {error}") from error
+    config = _for_model(config, model_spec)
+    tasks = make_tasks(config.task_configs)
+    task_length = max(task.canvas_length for task in tasks.values())
+    canvas_length, block_length = config.decode.lengths(task_length, "decode")
+    arms = heuristic_arms(config.evaluation, canvas_length)
+    check_experts(config, block_length=block_length)
+    initial_policy = read_initial_policy(config)
+    problems = _choose_problems(config, model_spec, tasks, canvas_length)
+    return _Plan(config, model_spec.vocabulary_size, canvas_length, block_length, arms, initial_policy, problems)
 
 
 def _for_model(config: RunConfig, model: ModelSpec) -> RunConfig:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,11 +20,10 @@ from torch import Tensor
 from cluster.metrics import Count, Gauge, Maximum, Mean, Metric
 from learner.batching import UpdateBatch, make_update_batch
 from learner.config import LearnerConfig
-from learner.objective import GrpoObjective, ImitationObjective, Objective, Reference, ScoredSteps, Tally
+from learner.objective import GrpoObjective, ImitationObjective, Objective, Regulariser, Tally
 from policy.config import PolicyConfig
-from policy.distributions import Bernoulli
 from policy.factory import make_network
-from policy.learned import make_distribution, recorded_outcome, step_logits
+from policy.learned import ScoredSteps, make_distribution, score_steps
 from policy.steering import Behaviour, expert_log_prob
 from policy.trajectory import TrajectoryBatch
 from policy.weights import from_bytes
@@ -41,11 +41,10 @@ class Trainer:
         self.config = config
         self.network = make_network(policy, seed=seed).train()
         self.distribution = make_distribution(policy)
-        num_experts = len(config.steering.parameters)
-        self._behaviour = Behaviour(config.steering.mode, config.group_size / (config.group_size + num_experts))
-        self._reference = None
+        self._behaviour = Behaviour(config.steering.mode, config.policy_share)
+        self._regulariser = None
         if config.uses_reference:
-            self._reference = Reference(config.regulariser, vocabulary_size=vocabulary_size)
+            self._regulariser = Regulariser(config.regulariser, self.distribution, vocabulary_size=vocabulary_size)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=config.learning_rate,
@@ -80,7 +79,7 @@ class Trainer:
         }
         if num_experts := int(batch.expert_R.sum()):
             metrics["expert_advantage"] = Mean(float(batch.advantage_R[batch.expert_R].sum()), num_experts)
-        objective = GrpoObjective(config, batch, self._reference, progress=self._progress())
+        objective = GrpoObjective(config, batch, self.distribution, self._regulariser, progress=self._progress())
         return metrics | self._optimise(batch, objective)
 
     def imitate(self, parts: Sequence[TrajectoryBatch]) -> dict[str, Metric]:
@@ -94,7 +93,7 @@ class Trainer:
             normaliser=config.normaliser,
             keep_all=True,
         )
-        return self._optimise(batch, ImitationObjective(config, batch, self._reference))
+        return self._optimise(batch, ImitationObjective(config, batch, self._regulariser))
 
     def _optimise(self, batch: UpdateBatch, objective: Objective) -> dict[str, Metric]:
         """mu optimiser steps; an empty batch moves neither weights nor schedule."""
@@ -138,28 +137,17 @@ class Trainer:
 
     def _score(self, batch: UpdateBatch, span: slice, expert_N: Tensor | None) -> ScoredSteps:
         """The steps of a span under the present weights; experts' decisions as parts of the mixture."""
-        steps, distribution = batch.steps.select(span), self.distribution
-        logits_NL, open_NL = step_logits(self.network, steps)
-        outcome_NL = recorded_outcome(self.network, distribution, steps)
-        log_prob_N = distribution.log_prob(logits_NL, open_NL, outcome_NL)
-        if expert_N is not None and expert_N[span].any():
-            expert_log_prob_N = expert_log_prob(distribution, logits_NL, open_NL, outcome_NL, self._behaviour)
-            log_prob_N = torch.where(expert_N[span], expert_log_prob_N, log_prob_N)
-        scaled_NL = distribution.scaled(logits_NL)
-        return ScoredSteps(
-            steps,
-            scaled_NL,
-            open_NL,
-            log_prob_N,
-            distribution.entropy(logits_NL, open_NL),
-            is_independent=isinstance(distribution, Bernoulli),
+        scored = score_steps(self.network, self.distribution, batch.steps.select(span))
+        if expert_N is None or not expert_N[span].any():
+            return scored
+        expert_log_prob_N = expert_log_prob(
+            self.distribution, scored.logits_NL, scored.open_NL, scored.outcome_NL, self._behaviour
         )
+        return replace(scored, log_prob_N=torch.where(expert_N[span], expert_log_prob_N, scored.log_prob_N))
 
     def _progress(self) -> float:
         """Share of the planned optimiser steps that are done."""
-        config = self.config
-        planned = config.num_updates * config.num_iterations
-        return min(1.0, self.num_optimizer_steps / max(1, planned))
+        return min(1.0, self.num_optimizer_steps / max(1, self.config.num_optimizer_steps))
 
     def _learning_rate(self) -> float:
         """Linear warm-up, then constant or a cosine to zero over the planned optimiser steps."""
@@ -168,6 +156,5 @@ class Trainer:
             return config.learning_rate * (step + 1) / config.warmup_steps
         if config.schedule == "constant":
             return config.learning_rate
-        planned = config.num_updates * config.num_iterations
-        progress = min(1.0, (step - config.warmup_steps) / max(1, planned - config.warmup_steps))
+        progress = min(1.0, (step - config.warmup_steps) / max(1, config.num_optimizer_steps - config.warmup_steps))
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

@@ -109,6 +109,11 @@ class PolicyConfig:
         )
 
     @property
+    def draws_independently(self) -> bool:
+        """Whether each position is drawn by itself."""
+        return self.distribution in ("bernoulli", "bernoulli_argmax")
+
+    @property
     def reads_hidden(self) -> bool:
         """Whether the network reads the dLLM's hidden states."""
         return self.network != "dit_confidence"

@@ -6,6 +6,8 @@ Sources: random and low_confidence from LLaDA (arXiv 2502.09992), threshold with
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -46,42 +48,47 @@ class RandomOrder:
         return deterministic(chosen_BL, torch.zeros_like(near_B))
 
 
-class LowConfidence:
+class _BestFirst(ABC):
+    """Commits the k positions with the largest scores per pass."""
+
+    def __init__(self, *, k: int) -> None:
+        self._k = k
+
+    def decide(self, observation: Observation) -> Decision:
+        return deterministic(*top_k(self._score(observation), observation.eligible_BL, self._k))
+
+    @abstractmethod
+    def _score(self, observation: Observation) -> Tensor:
+        """`[B, L]`, largest for what is committed first."""
+
+
+class LowConfidence(_BestFirst):
     """Commits the k most confident positions per pass (LLaDA's low-confidence remasking)."""
 
     needs = Needs(scope=Scope.BLOCK)
 
-    def __init__(self, *, k: int) -> None:
-        self._k = k
-
-    def decide(self, observation: Observation) -> Decision:
-        return deterministic(*top_k(observation.log_odds_BL, observation.eligible_BL, self._k))
+    def _score(self, observation: Observation) -> Tensor:
+        return observation.log_odds_BL
 
 
-class Margin:
+class Margin(_BestFirst):
     """Commits the k positions whose two largest token probabilities are furthest apart (arXiv 2510.05725's `margin`)."""
 
     needs = Needs(scope=Scope.BLOCK, margin=True)
 
-    def __init__(self, *, k: int) -> None:
-        self._k = k
-
-    def decide(self, observation: Observation) -> Decision:
+    def _score(self, observation: Observation) -> Tensor:
         assert observation.margin_BL is not None, "asked for in `needs`"
-        return deterministic(*top_k(observation.margin_BL, observation.eligible_BL, self._k))
+        return observation.margin_BL
 
 
-class Entropy:
+class Entropy(_BestFirst):
     """Commits the k positions whose token distributions have the least entropy."""
 
     needs = Needs(scope=Scope.BLOCK, entropy=True)
 
-    def __init__(self, *, k: int) -> None:
-        self._k = k
-
-    def decide(self, observation: Observation) -> Decision:
+    def _score(self, observation: Observation) -> Tensor:
         assert observation.entropy_BL is not None, "asked for in `needs`"
-        return deterministic(*top_k(-observation.entropy_BL, observation.eligible_BL, self._k))
+        return -observation.entropy_BL
 
 
 class Threshold:

@@ -29,9 +29,8 @@ class InferenceConfig:
 
     def check(self, policy: PolicyConfig, *, where: str = "inference") -> None:
         """Raises ValueError where the policy's distribution does not allow these settings."""
-        is_bernoulli = policy.distribution in ("bernoulli", "bernoulli_argmax")
         selections = ["draw"]
-        if is_bernoulli:
+        if policy.draws_independently:
             selections += ["threshold", "expected_count"]
         elif policy.distribution in ("top_k", "categorical"):
             selections.append("greedy")
@@ -40,7 +39,7 @@ class InferenceConfig:
                 f"config key '{where}.selection' is {self.selection!r}; "
                 f"allowed: {', '.join(map(repr, selections))} with distribution {policy.distribution!r}"
             )
-        if self.prob_scale != 1.0 and not is_bernoulli:
+        if self.prob_scale != 1.0 and not policy.draws_independently:
             raise ValueError(
                 f"config key '{where}.prob_scale' is {self.prob_scale:g}; "
                 f"allowed: 1 with distribution {policy.distribution!r}"

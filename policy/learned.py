@@ -5,6 +5,8 @@ Deciding and re-scoring go through the same network call, the same candidates an
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -110,11 +112,27 @@ def recorded_outcome(network: PolicyNetwork, distribution: SetDistribution, step
     return _on(network, steps.rank_NL)
 
 
-def score_steps(network: PolicyNetwork, distribution: SetDistribution, steps: PackedSteps) -> tuple[Tensor, Tensor]:
-    """(log-probabilities `[N]`, commit entropies `[N]`) of recorded decisions under the network's present weights."""
+@dataclass(frozen=True, slots=True)
+class ScoredSteps:
+    """Recorded decisions under the network's present weights."""
+
+    steps: PackedSteps
+    logits_NL: Tensor
+    """Raw."""
+    open_NL: Tensor
+    """bool, the positions that the distribution chooses from."""
+    outcome_NL: Tensor
+    """What was decided."""
+    log_prob_N: Tensor
+    entropy_N: Tensor
+
+
+def score_steps(network: PolicyNetwork, distribution: SetDistribution, steps: PackedSteps) -> ScoredSteps:
+    """Scores recorded decisions as the distribution that drew them does."""
     logits_NL, open_NL = step_logits(network, steps)
-    log_prob_N = distribution.log_prob(logits_NL, open_NL, recorded_outcome(network, distribution, steps))
-    return log_prob_N, distribution.entropy(logits_NL, open_NL)
+    outcome_NL = recorded_outcome(network, distribution, steps)
+    log_prob_N = distribution.log_prob(logits_NL, open_NL, outcome_NL)
+    return ScoredSteps(steps, logits_NL, open_NL, outcome_NL, log_prob_N, distribution.entropy(logits_NL, open_NL))
 
 
 def _on(network: PolicyNetwork, array: object) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from policy.scope import Scope
@@ -48,3 +49,11 @@ class Observation:
     """float32 difference of the two largest probabilities; 1 where nothing was asked for, None unless `needs.margin`."""
     hidden_BLD: Tensor | None = None
     """float32 last hidden states that positions are predicted from; 0 where nothing was asked for, None unless `needs.hidden`."""
+
+
+def leading_block(masked_BL: Tensor, block_length: int | Tensor) -> Tensor:
+    """`[B, L]` bool: the block that holds each row's leftmost mask; `block_length` is one for all rows, or `[B]`."""
+    start_B = masked_BL.int().argmax(1) // block_length * block_length
+    position_L = torch.arange(masked_BL.shape[1], device=masked_BL.device)
+    after_start_BL = position_L >= start_B.unsqueeze(1)
+    return after_start_BL & (position_L < (start_B + block_length).unsqueeze(1))

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from policy.distributions import Bernoulli, SetDistribution
 from policy.learned import LearnedUnmasker
-from policy.observation import Observation
+from policy.observation import Observation, leading_block
 from policy.unmasker import Decision, Unmasker
 
 SteeringMode = Literal["mixture", "per_decision", "policy_ratio"]
@@ -91,10 +91,3 @@ class ExpertUnmasker:
             self._learned.distribution, logits_BL, open_BL, decision.commit_BL, self._behaviour
         )
         return replace(decision, log_prob_B=log_prob_B)
-
-
-def leading_block(masked_BL: Tensor, block_length: int) -> Tensor:
-    """`[B, L]` bool: the block that holds the leftmost mask of each row."""
-    positions_L = torch.arange(masked_BL.shape[1], device=masked_BL.device)
-    block_B = masked_BL.int().argmax(1) // block_length
-    return (positions_L // block_length).unsqueeze(0) == block_B.unsqueeze(1)

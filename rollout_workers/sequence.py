@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from policy.observation import leading_block
+
 NEVER = -1
 """Commit order of a position that is still masked."""
 
@@ -92,10 +94,7 @@ class LiveRows:
 
     def block_window_BL(self, masked_BL: Tensor) -> Tensor:
         """bool: the row's current block, the one that holds its leftmost mask."""
-        start_B = masked_BL.int().argmax(1) // self.block_length_B * self.block_length_B
-        position_L = torch.arange(masked_BL.shape[1], device=masked_BL.device)
-        after_start_BL = position_L >= start_B.unsqueeze(1)
-        return after_start_BL & (position_L < (start_B + self.block_length_B).unsqueeze(1))
+        return leading_block(masked_BL, self.block_length_B)
 
     def admit(self, sequences: list[Sequence]) -> None:
         """Adds rows at the end."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from policy.distributions.base import where_eligible
-from policy.references import Family
+from policy.reference_policies import Family
 
 FLOOR_NATS = -30.0
 """Least log-probability of an eligible position under a one-token reference."""

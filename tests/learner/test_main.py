@@ -8,17 +8,10 @@ import pytest
 import yaml
 
 from cluster.config import build, to_dict
-from cluster.errors import ExitCode, UserError
+from cluster.errors import ExitCode
 from learner.config import RESULT_NEUTRAL, RunConfig
 from learner.main import main, presets, resolve
-
-
-def refusal(*settings: str) -> str:
-    with pytest.raises(UserError) as caught:
-        resolve(settings)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+from tests.learner.refusals import refusal
 
 
 def test_every_preset_builds_and_is_listed_by_its_file_name() -> None:

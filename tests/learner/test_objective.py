@@ -14,7 +14,7 @@ from learner.config import ImitationConfig, RegulariserConfig, SteeringConfig
 from learner.losses.reference import bernoulli_kl
 from learner.trainer import Trainer
 from policy.learned import score_steps, step_logits
-from policy.references import make_reference
+from policy.reference_policies import make_reference
 from policy.trajectory import TrajectoryBatch
 from tests.learner.records import POLICY, decoded, learner_config, weights_of
 
@@ -48,7 +48,7 @@ def step_weight() -> torch.Tensor:
 
 def surrogate(trainer: Trainer, batch: TrajectoryBatch) -> torch.Tensor:
     """The surrogate at ratio 1: its gradient is the policy gradient."""
-    log_prob, _ = score_steps(trainer.network, trainer.distribution, batch.steps)
+    log_prob = score_steps(trainer.network, trainer.distribution, batch.steps).log_prob_N
     return -(step_weight() * torch.from_numpy(ADVANTAGES[row_of_step().numpy()]).float() * log_prob).sum()
 
 
@@ -56,7 +56,7 @@ def surrogate(trainer: Trainer, batch: TrajectoryBatch) -> torch.Tensor:
 def test_the_entropy_bonus_is_the_weighted_mean_entropy_of_every_row(size: int) -> None:
     trainer = trainer_of(entropy_bonus=0.3, micro_batch_steps=size)
     batch = decoded(trainer.network, GROUPS, NFES)
-    _, entropy = score_steps(trainer.network, trainer.distribution, batch.steps)
+    entropy = score_steps(trainer.network, trainer.distribution, batch.steps).entropy_N
     expected = gradient_of(surrogate(trainer, batch) - 0.3 * (step_weight() * entropy).sum(), trainer)
     found, metrics = gradient_after_update(trainer, batch)
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-6)
@@ -92,7 +92,7 @@ def test_the_pull_is_the_closed_form_kl_of_every_decision(size: int) -> None:
 def test_at_the_output_level_the_gradient_is_that_of_the_sums_over_steps(size: int) -> None:
     trainer = trainer_of(ratio="trajectory", micro_batch_steps=size)
     batch = decoded(trainer.network, GROUPS, NFES)
-    log_prob, _ = score_steps(trainer.network, trainer.distribution, batch.steps)
+    log_prob = score_steps(trainer.network, trainer.distribution, batch.steps).log_prob_N
     advantage = torch.from_numpy(ADVANTAGES[row_of_step().numpy()]).float()
     expected = gradient_of(-(advantage * log_prob).sum() / 9, trainer)
     found, metrics = gradient_after_update(trainer, batch)
@@ -105,7 +105,7 @@ def test_the_kl_of_outputs_weighs_whole_trajectories(size: int) -> None:
     regulariser = RegulariserConfig(kind="output_kl", reference="softmax_confidence", parameter=0.05, coefficient=0.2)
     trainer = trainer_of(CATEGORICAL, regulariser=regulariser, micro_batch_steps=size)
     batch = decoded(trainer.network, GROUPS, NFES)
-    log_prob, _ = score_steps(trainer.network, trainer.distribution, batch.steps)
+    log_prob = score_steps(trainer.network, trainer.distribution, batch.steps).log_prob_N
     _, eligible = step_logits(trainer.network, batch.steps)
     reference = make_reference("softmax_confidence", 0.05, smoothing=0.05, vocabulary_size=50)
     g = reference.probabilities(torch.from_numpy(batch.steps.confidences_NLK.copy()), eligible)
@@ -123,7 +123,7 @@ def test_expert_rows_are_scored_as_parts_of_the_mixture() -> None:
     batch = decoded(trainer.network, GROUPS, NFES)
     rows = tuple(replace(row, is_expert=number % 3 == 2) for number, row in enumerate(batch.rows))
     mixed = replace(batch, rows=rows)
-    log_prob, _ = score_steps(trainer.network, trainer.distribution, batch.steps)
+    log_prob = score_steps(trainer.network, trainer.distribution, batch.steps).log_prob_N
     share = torch.tensor(2 / 3)
     mixture = torch.logaddexp(share.log() + log_prob, (1 - share).log())
     is_expert = row_of_step() % 3 == 2
@@ -141,9 +141,9 @@ def test_expert_rows_are_scored_as_parts_of_the_mixture() -> None:
 def test_imitation_raises_the_likelihood_of_what_is_imitated_and_looks_at_no_reward() -> None:
     trainer = trainer_of(imitation=ImitationConfig(num_steps=10))
     batch = decoded(trainer_of().network, GROUPS, NFES)
-    before, _ = score_steps(trainer.network, trainer.distribution, batch.steps)
+    before = score_steps(trainer.network, trainer.distribution, batch.steps).log_prob_N
     losses = [values(trainer.imitate([batch]))["imitation_loss"] for _ in range(10)]
-    after, _ = score_steps(trainer.network, trainer.distribution, batch.steps)
+    after = score_steps(trainer.network, trainer.distribution, batch.steps).log_prob_N
     assert losses[0] == pytest.approx(-float(before.detach().mean()), rel=1e-4)
     assert float(after.detach().mean()) > float(before.detach().mean()) + 0.05
     assert losses[-1] < losses[0]

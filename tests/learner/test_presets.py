@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cluster.config import build, load_yaml, merge, to_dict
-from cluster.errors import UserError
 from learner.config import RunConfig
 from learner.main import presets, resolve
+from tests.learner.refusals import refusal
 
 FOLDER = Path(__file__).parents[2] / "learner" / "presets"
 GRID = re.compile(r"(?P<model>llada|dream)_block(?P<block>32|256)_alpha(?P<alpha>10|3|1|03|0)(_(?P<variant>\w+))?")
@@ -310,14 +310,6 @@ def write(path: Path, text: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return str(path)
-
-
-def refusal(*settings: str) -> str:
-    with pytest.raises(UserError) as caught:
-        resolve(settings)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_a_file_changes_single_keys_of_a_preset(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_gap_shows_that_other_weights_made_the_decisions() -> None:
 def test_the_gradient_is_that_of_the_formula_rollout_by_rollout() -> None:
     trainer = make_trainer(num_iterations=1)
     batch = decoded(trainer.network, GROUPS, NFES)
-    log_prob, _ = score_steps(trainer.network, trainer.distribution, batch.steps)
+    log_prob = score_steps(trainer.network, trainer.distribution, batch.steps).log_prob_N
     total = torch.zeros(())
     for row in range(9):
         mine = [r for r in range(9) if GROUPS[r] == GROUPS[row]]
@@ -153,7 +153,7 @@ def test_rewarded_decisions_become_likelier_than_unrewarded_ones() -> None:
     assert 0 < rewards.mean() < 1
     update(trainer, batch, rewards)
     with torch.no_grad():
-        after, _ = score_steps(trainer.network, trainer.distribution, batch.steps)
+        after = score_steps(trainer.network, trainer.distribution, batch.steps).log_prob_N
     gain = after.numpy() - batch.steps.log_prob_N
     assert gain[rewards == 1].mean() > gain[rewards == 0].mean() + 1e-3
 

@@ -68,11 +68,13 @@ def test_rescoring_a_recorded_decision_gives_its_log_probability_again(
                 assert bool(decision.commit_BL.any(1).all())
             parts.append(record(observation, decision))
         steps = PackedSteps.concatenate(parts)
-        together, entropy = score_steps(unmasker.network, unmasker.distribution, steps)
+        scored = score_steps(unmasker.network, unmasker.distribution, steps)
+        together, entropy = scored.log_prob_N, scored.entropy_N
         reverse = np.arange(len(steps))[::-1].copy()
-        backwards, _ = score_steps(unmasker.network, unmasker.distribution, steps.select(reverse))
+        backwards = score_steps(unmasker.network, unmasker.distribution, steps.select(reverse)).log_prob_N
         alone = [
-            score_steps(unmasker.network, unmasker.distribution, steps.select(slice(n, n + 1)))[0] for n in range(21)
+            score_steps(unmasker.network, unmasker.distribution, steps.select(slice(n, n + 1))).log_prob_N
+            for n in range(21)
         ]
     assert len(steps) == 21
     assert np.abs(together.numpy() - steps.log_prob_N).max() < 1e-5
@@ -103,7 +105,8 @@ def test_every_other_policy_rescores_its_decisions_and_decides_alone_as_in_a_bat
     with torch.no_grad():
         together = unmasker.decide(observation)
         steps = record(observation, together)
-        again, entropy = score_steps(unmasker.network, unmasker.distribution, steps)
+        scored = score_steps(unmasker.network, unmasker.distribution, steps)
+        again, entropy = scored.log_prob_N, scored.entropy_N
         assert np.abs(np.expm1(again.numpy() - steps.log_prob_N)).max() < 1e-5
         for row in range(14):
             alone = unmasker.decide(rows_of(observation, torch.tensor([row])))
@@ -124,7 +127,8 @@ def test_every_other_policy_learns_by_all_of_its_weights(config: PolicyConfig) -
     with torch.no_grad():
         steps = record(observation, trained(config).decide(observation))
     other = trained(config, seed=1)
-    log_prob, entropy = score_steps(other.network, other.distribution, steps)
+    scored = score_steps(other.network, other.distribution, steps)
+    log_prob, entropy = scored.log_prob_N, scored.entropy_N
     assert np.abs(log_prob.detach().numpy() - steps.log_prob_N).max() > 1e-2
     (log_prob + entropy).sum().backward()
     for name, parameter in other.network.named_parameters():
@@ -177,7 +181,7 @@ def test_other_weights_give_other_log_probabilities_with_a_gradient() -> None:
     with torch.no_grad():
         steps = record(observation, trained(SMALL).decide(observation))
     other = trained(SMALL, seed=1)
-    log_prob, _ = score_steps(other.network, other.distribution, steps)
+    log_prob = score_steps(other.network, other.distribution, steps).log_prob_N
     assert np.abs(log_prob.detach().numpy() - steps.log_prob_N).max() > 1e-2
     log_prob.sum().backward()
     assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in other.network.parameters())

@@ -10,7 +10,8 @@ import torch
 
 from policy.factory import make_heuristic
 from policy.learned import recorded_outcome, step_logits
-from policy.steering import Behaviour, ExpertUnmasker, expert_log_prob, leading_block
+from policy.observation import leading_block
+from policy.steering import Behaviour, ExpertUnmasker, expert_log_prob
 from tests.fakes.policies import lively_policy
 from tests.policy.observations import random_observation, record
 

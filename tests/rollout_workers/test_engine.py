@@ -321,7 +321,8 @@ def test_recorded_log_probs_score_again_to_the_same(dtype, policy_settings):
     sequences = [make_sequence([5] * (n % 4), [MASK_ID] * 24, 24 // (1 + n % 3), n) for n in range(9)]
     decoded = decode(sequences, unmasker, num_slots=4, model=load_model("tiny", dtype=dtype))
     with torch.no_grad():
-        log_prob_N, entropy_N = score_steps(unmasker.network, unmasker.distribution, decoded.steps)
+        scored = score_steps(unmasker.network, unmasker.distribution, decoded.steps)
+        log_prob_N, entropy_N = scored.log_prob_N, scored.entropy_N
     assert len(log_prob_N) == sum(sequence.nfe for sequence in sequences)
     assert np.abs(np.exp(log_prob_N.numpy() - decoded.steps.log_prob_N) - 1).max() < 1e-4
     assert (decoded.steps.log_prob_N <= 1e-6).all()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from policy.candidates import most_confident
 from policy.factory import HEURISTICS, make_heuristic
-from policy.references import FAMILY_OF_DISTRIBUTION, REFERENCES, Reference, check_reference, make_reference
+from policy.reference_policies import FAMILY_OF_DISTRIBUTION, REFERENCES, Reference, check_reference, make_reference
 from tests.policy.observations import random_observation, with_confidence
 
 SEED = st.integers(0, 1000)
@@ -188,7 +188,7 @@ def test_settings_are_checked_without_torch() -> None:
     code = [
         "import sys",
         "sys.modules['torch'] = None",
-        "from policy.references import check_reference",
+        "from policy.reference_policies import check_reference",
         "check_reference('top_k', 5.0, 'categorical')",
     ]
     subprocess.run([sys.executable, "-c", "; ".join(code)], check=True)

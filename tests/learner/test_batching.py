@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_ranks_share_all_rows_in_order_with_the_weights_of_the_whole(
     bounds = [0, *cuts, len(nfes)]
     parts = [
         part([0] * (stop - start), nfes[start:stop], seed=start)
-        for start, stop in zip(bounds, bounds[1:], strict=False)
+        for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]
     rewards = [float(number) for number in range(len(nfes))]

@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "steered": {"steering": SteeringConfig(parameters=(0.9,)), "group_size": 3},
     "outputs": {
         "ratio": "trajectory",
-        "regulariser": RegulariserConfig(kind="output_kl", reference="max_confidence", coefficient=0.2),
+        "regulariser": RegulariserConfig(kind="output_kl", reference="threshold", parameter=0.6, coefficient=0.2),
     },
 }
 
@@ -53,9 +53,8 @@ def as_float64(batch: TrajectoryBatch, is_steered: bool) -> TrajectoryBatch:
 
 def learn(ranks: Ranks, name: str) -> tuple[NDArray[np.float64], list[dict[str, Metric]]]:
     """Two updates of two optimiser steps each, in float64, on leases of one group each."""
-    policy = replace(POLICY, distribution="categorical") if name == "outputs" else POLICY
     config = learner_config(micro_batch_steps=20, **VARIANTS[name])
-    trainer = Trainer(policy, config, seed=0, vocabulary_size=50, ranks=ranks)
+    trainer = Trainer(POLICY, config, seed=0, vocabulary_size=50, ranks=ranks)
     recorded = decoded(trainer.network, GROUPS, NFES)
     trainer.network.double()
     whole = as_float64(recorded, name == "steered")

@@ -23,7 +23,7 @@ from learner.batching import UpdateBatch, take_share
 from learner.config import LearnerConfig
 from learner.objective import GrpoObjective, ImitationObjective, Objective, Regulariser, Tally
 from learner.ranks import OneRank, Ranks
-from learner.update_plan import UpdateRows, make_update_plan
+from learner.update_plan import UpdatePlan, UpdateRows, make_update_plan
 from policy.config import PolicyConfig
 from policy.factory import make_network
 from policy.learned import ScoredSteps, make_distribution, score_steps
@@ -95,17 +95,23 @@ class Trainer:
             This rank's part of the metrics: those of all ranks, reduced, are the update's.
         """
         config, ranks = self.config, self.ranks
-        plan = make_update_plan(
-            rows,
-            advantage=config.advantage,
-            normaliser=config.normaliser,
-            keep_all=imitate or config.needs_every_row,
-        )
+        plan = self._plan(rows, imitate=imitate)
         batch = take_share(plan, plan.share(ranks.rank, ranks.num_ranks), rows, fetch)
         if imitate:
             return self._optimise(batch, ImitationObjective(config, batch, self._regulariser))
         objective = GrpoObjective(config, batch, self.distribution, self._regulariser, progress=self._progress())
         return self._describe(batch) | self._optimise(batch, objective)
+
+    def needs(self, rows: UpdateRows, *, imitate: bool = False) -> list[int]:
+        """The numbers of the lease results that `learn` will ask for."""
+        plan = self._plan(rows, imitate=imitate)
+        share = plan.share(self.ranks.rank, self.ranks.num_ranks)
+        return [int(number) for number in np.unique(rows.part_R[plan.kept_K[share.start : share.stop]])]
+
+    def _plan(self, rows: UpdateRows, *, imitate: bool) -> UpdatePlan:
+        config = self.config
+        keep_all = imitate or config.needs_every_row
+        return make_update_plan(rows, advantage=config.advantage, normaliser=config.normaliser, keep_all=keep_all)
 
     def _describe(self, batch: UpdateBatch) -> dict[str, Metric]:
         """What the whole update has to learn from: said by one rank, but for the experts' rows, of which each has its own."""
@@ -129,8 +135,10 @@ class Trainer:
             grad_norm = self._optimizer_step(batch, objective, tally)
             if iteration == 0:
                 metrics |= tally.means(num_steps, without=_OF_LATER_ITERATIONS)
+                # Of weights that did not decide, the ratio is not 1 even without an error.
+                gap = "stale_ratio_gap" if self.config.max_weight_lag else "first_ratio_gap"
                 metrics |= {
-                    "first_ratio_gap": Maximum(tally.max_ratio_gap),
+                    gap: Maximum(tally.max_ratio_gap),
                     "grad_norm": Gauge(grad_norm),
                     "loss": Count(tally.loss),
                 }

@@ -199,7 +199,7 @@ def test_lease_results_that_the_cluster_lost_are_made_again_and_learned_from_in_
 def test_a_lease_that_is_given_up_ends_a_synchronous_run_and_is_a_counted_loss_of_an_overlapped_one(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(LeaseFailed, match="lease 2 .* was given up: five actors died"):
+    with pytest.raises(LeaseFailed, match=r"lease 2 .* was given up: five actors died"):
         Run(tmp_path / "synchronous", failing=frozenset({2})).loop.run()
     run = Run(tmp_path / "overlapped", "learner.max_weight_lag=1", failing=frozenset({2}))
     run.loop.run()

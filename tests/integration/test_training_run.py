@@ -18,7 +18,7 @@ from cluster.errors import ExitCode
 from learner.main import resolve
 from learner.run import run
 from policy.weights import from_bytes
-from tests.fakes.processes import living_actors
+from tests.fakes.processes import living_actors, processes_with
 
 pytestmark = pytest.mark.ray
 
@@ -130,7 +130,10 @@ def test_actors_that_are_killed_change_nothing(undisturbed: Path, tmp_path: Path
 def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "learner.main", "tiny", *SMALL, f"run_dir={path}", "learner.num_steps=1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    mark = {"RUN_OF_TEST": str(path)}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | mark
+    )
     try:
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and process.poll() is None:
@@ -144,3 +147,7 @@ def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, 
     assert process.returncode == ExitCode.RESUMABLE, output
     assert "--resume" in output
     assert any((path / "checkpoints").iterdir())
+    deadline = time.monotonic() + 20
+    while (left := processes_with(mark)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left, "nothing of a run outlives it"

@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from cluster.errors import RunFailure
 from cluster.logs import get_logger
@@ -270,7 +270,7 @@ class ActorPool:
             value = None
             try:
                 value = ray.get(flight.references[0])
-            except RayActorError as error:
+            except (RayActorError, ObjectLostError) as error:
                 self._lose(place, f"died: {why(error)}")
                 break
             except RayTaskError as error:
@@ -295,7 +295,7 @@ class ActorPool:
     def _welcome(self, place: _Place) -> None:
         try:
             ray.get(place.ready)
-        except RayActorError as error:
+        except (RayActorError, ObjectLostError) as error:
             self._lose(place, f"did not start: {why(error)}")
         except RayTaskError as error:
             if not isinstance(error.cause, WorkerFault):
@@ -307,8 +307,10 @@ class ActorPool:
     def _check_place(self, place: _Place) -> None:
         """Lets go of an actor that takes too long to start or to run an item."""
         settings = self._settings
-        if place.wait is not None and place.wait.remaining_s == 0 and _has_room(settings.request):
-            self._lose(place, f"was not ready within {settings.start_deadline_s:g} s")
+        if place.wait is not None:
+            place.wait.say(missing="its answer, or room for it in the cluster")
+            if place.wait.remaining_s == 0 and _has_room(settings.request):
+                self._lose(place, f"was not ready within {settings.start_deadline_s:g} s")
         elif place.is_live and place.flights:
             flight = place.flights[0]
             if self._clock() - flight.started > settings.item_deadline_s:

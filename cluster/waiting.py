@@ -46,6 +46,10 @@ class Wait:
         """Logs a long wait; raises DeadlineExceeded past the deadline."""
         if self.remaining_s == 0:
             raise self.exceeded(missing=missing)
+        self.say(missing=missing)
+
+    def say(self, *, missing: str) -> None:
+        """Logs a long wait."""
         if self.seconds >= self._say_at_s:
             since = datetime.now().astimezone() - timedelta(seconds=self.seconds)
             logger.warning(

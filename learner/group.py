@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -207,7 +207,7 @@ class LearnerGroup:
     def _get(reference: Any) -> Any:
         try:
             return ray.get(reference)
-        except RayActorError as error:
+        except (RayActorError, ObjectLostError) as error:
             raise _RankLost(why(error)) from error
         except RayTaskError as error:
             if isinstance(error.cause, CollectiveFailed):

@@ -96,9 +96,24 @@ class LearnerConfig:
     weight_decay: float = setting(0.1, minimum=0.0)
     max_grad_norm: float = setting(0.2, above=0.0)
     micro_batch_steps: int = setting(1024, help="packed decoding steps per forward and backward", minimum=1)
-    torch_threads: int = setting(2, minimum=1)
+    num_ranks: int = setting(1, help="processes that share each update; gloo on CPUs, NCCL on GPUs", minimum=1)
+    device: str = setting("cpu", help="torch device of each rank")
+    cpus_per_rank: float = setting(
+        0.1, help="logical CPUs; little, because in the synchronous mode the rollout actors wait meanwhile", above=0.0
+    )
+    gpus_per_rank: float = setting(0.0, minimum=0.0)
+    torch_threads: int = setting(2, help="per rank", minimum=1)
+    collective_deadline_s: float = setting(
+        60.0, help="for one sum over all ranks: a rank that hangs is found by then", above=0.0
+    )
+    max_rebuilds: int = setting(3, help="rebuilds of the ranks for one update before the run gives up", minimum=0)
     update_deadline_s: float = setting(600.0, help="for one update", above=0.0)
-    max_weight_lag: Literal[0] = setting(0, help="0 is the synchronous, reproducible mode")
+    max_weight_lag: int = setting(
+        0,
+        help="0: synchronous and reproducible; k: rollouts of the next k updates run while the learner works, under weights "
+        "up to k versions old",
+        minimum=0,
+    )
     max_grader_error_rate: float = setting(
         0.05, help="share of grader errors in a step that stops the run", minimum=0.0
     )
@@ -198,6 +213,11 @@ class RunConfig:
                 )
 
 
-RESULT_NEUTRAL = ("run_dir", "ray_address", "rollout.num_workers", "rollout.start_deadline_s", "rollout.lease_deadline_s",
-                  "rollout.max_replacements", "rollout.cpus_per_worker", "learner.update_deadline_s")  # fmt: skip
-"""Keys that may change between a run and its resumption, because no result depends on them."""
+RESULT_NEUTRAL = (
+    "run_dir", "ray_address", "rollout.num_workers", "rollout.min_workers", "rollout.cpus_per_worker", "rollout.num_graders",
+    "rollout.cpus_per_grader", "rollout.start_deadline_s", "rollout.lease_deadline_s", "rollout.grade_deadline_s",
+    "rollout.weights_deadline_s", "rollout.straggler_factor", "rollout.max_replacements", "learner.num_ranks",
+    "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.collective_deadline_s", "learner.max_rebuilds",
+    "learner.update_deadline_s",
+)  # fmt: skip
+"""Keys that may change between a run and its resumption: no result depends on them, but for float sums on the number of ranks."""

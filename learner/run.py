@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.config import to_dict
-from cluster.errors import ExitCode, UserError
+from cluster.errors import ExitCode, StopRequested, UserError
 from cluster.logs import get_logger, setup_logging
 from cluster.metrics import read_jsonl
 from cluster.run_dir import RunDir
@@ -20,7 +20,7 @@ from learner.checkpoint import POLICY_FILE
 from learner.config import RESULT_NEUTRAL, RunConfig
 from learner.display import Display
 from learner.experts import check_experts, read_initial_policy
-from learner.loop import StopRequested, TrainingLoop, best_policy
+from learner.loop import TrainingLoop, best_policy
 from learner.services import Services, local_cpus
 from policy.weights import from_bytes, to_bytes
 from rollout_workers.models.base import ModelError, ModelSpec
@@ -54,18 +54,21 @@ def run(
     try:
         with Display() as display:
             services = Services(
-                config, plan.canvas_length, vocabulary_size=plan.vocabulary_size, initial=plan.initial_policy
+                config,
+                plan.canvas_length,
+                vocabulary_size=plan.vocabulary_size,
+                initial=plan.initial_policy,
+                should_stop=should_stop,
             )
             loop = TrainingLoop(
                 config,
                 run_dir,
                 pool=services.pool,
                 learner=services.learner,
-                store=services.store,
+                publish=services.publish,
                 problems=plan.problems,
                 canvas_length=plan.canvas_length,
                 block_length=plan.block_length,
-                should_stop=should_stop,
                 on_report=display.update,
             )
             if checkpoint is not None:
@@ -77,9 +80,7 @@ def run(
             services.publish(config.learner.num_updates + 1, policy_file)
             learned = _choose_temperature(config, services.pool, plan.problems.validation, plan.block_length)
             _write_policy(run_dir, policy_file, learned.parameter)
-            records = _final_evaluation(
-                config, run_dir, services.pool, plan.problems.test, [learned, *arms], display, should_stop
-            )
+            records = _final_evaluation(config, run_dir, services.pool, plan.problems.test, [learned, *arms], display)
         write_results(
             run_dir,
             records,
@@ -188,15 +189,8 @@ def _final_evaluation(
     picks: Sequence[Pick],
     arms: Sequence[Arm],
     display: Display,
-    should_stop: Callable[[], bool],
 ) -> list[ExampleRecord]:
-    """All arms on the test split, the learned one with the weights published last; raises StopRequested when asked to stop."""
-
-    def on_progress(done: int, total: int) -> None:
-        display.evaluation(done, total)
-        if should_stop():
-            raise StopRequested("stopped during the evaluation; what was decoded is kept")
-
+    """All arms on the test split, the learned one with the weights published last."""
     return evaluate(
         pool,
         arms,
@@ -206,7 +200,7 @@ def _final_evaluation(
         run_seed=config.seed,
         weight_version=config.learner.num_updates + 1,
         record_file=RecordFile(run_dir.evaluation_path / "records.jsonl"),
-        on_progress=on_progress,
+        on_progress=display.evaluation,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.metrics import TimeStates
 from policy.inference import InferenceConfig
@@ -109,7 +109,9 @@ class LeaseSummary:
     """Term -> what it gave the row, unweighted."""
     stats: EngineStats
     seconds: dict[str, float]
-    """The actor's exclusive time states since its previous lease."""
+    """The rollout actor's exclusive time states since its previous lease."""
+    actor: str = ""
+    """Who decoded."""
 
 
 def prompt_hash(example: Example, tokenizer: DllmTokenizer) -> str:
@@ -156,6 +158,39 @@ def pose_each(
     ]
 
 
+class LeaseGrader:
+    """Grades and rewards decoded leases."""
+
+    def __init__(
+        self, reward: RewardFunction, *, canvas_length: int, tasks: Mapping[str, Task], clock: TimeStates
+    ) -> None:
+        self._reward = reward
+        self._canvas_length = canvas_length
+        self._tasks = tasks
+        self._clock = clock
+
+    def grade(self, summary: LeaseSummary) -> LeaseSummary:
+        """The summary with grades and rewards."""
+        lease = summary.lease
+        with self._clock.state(GRADING):
+            examples = [
+                self._tasks[request.task].example(request.split, request.index)
+                for request in lease.groups
+                for _ in range(request.num_samples)
+            ]
+            grades = tuple(grade_all([task_of(self._tasks, each) for each in examples], examples, summary.texts))
+        rewards = [
+            self._reward(grade, row.nfe, self._canvas_length, alpha=lease.alpha)
+            for grade, row in zip(grades, summary.rows, strict=True)
+        ]
+        return replace(
+            summary,
+            grades=grades,
+            rewards=tuple(reward.total for reward in rewards),
+            reward_terms=tuple(reward.terms for reward in rewards),
+        )
+
+
 class Rollout:
     """Decodes and grades leases with one frozen model."""
 
@@ -172,12 +207,22 @@ class Rollout:
         self._model = model
         self._tokenizer = tokenizer
         self._settings = settings
-        self._reward = reward
         self._clock = clock
         self._tasks = tasks
+        self._grader = LeaseGrader(reward, canvas_length=settings.canvas_length, tasks=tasks, clock=clock)
 
     def run(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
-        """All rows of `lease` decoded by `unmasker`: their outcomes, and their decisions if the lease wants them recorded."""
+        """What `decode` gives, graded."""
+        summary, trajectories = self._decode(lease, unmasker)
+        return replace(self._grader.grade(summary), seconds=self._clock.take()), trajectories
+
+    def decode(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
+        """All rows of `lease` decoded by `unmasker`: their outcomes, not yet graded, and their decisions if the lease wants them
+        recorded."""
+        summary, trajectories = self._decode(lease, unmasker)
+        return replace(summary, seconds=self._clock.take()), trajectories
+
+    def _decode(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         assert not lease.record or getattr(unmasker, "is_training", True), "only decisions of training are recorded"
         examples, sequences = self._rows(lease)
         settings = self._settings
@@ -193,28 +238,12 @@ class Rollout:
         rows = tuple(_wire_row(sequence, lease) for sequence in sequences)
         with self._clock.state(GRADING):
             texts = tuple(self._tokenizer.decode_canvas(sequence.tokens_L.tolist()) for sequence in sequences)
-            grades = tuple(grade_all([self._task(example) for example in examples], examples, texts))
             hash_of = {each.id: prompt_hash(each, self._tokenizer) for each in dict.fromkeys(examples)}
             hashes = tuple(hash_of[example.id] for example in examples)
-        rewards = [
-            self._reward(grade, row.nfe, settings.canvas_length, alpha=lease.alpha)
-            for grade, row in zip(grades, rows, strict=True)
-        ]
         trajectories = None
         if decoded.steps is not None and decoded.offsets is not None:
             trajectories = TrajectoryBatch(rows, decoded.steps, decoded.offsets)
-        summary = LeaseSummary(
-            lease,
-            rows,
-            grades,
-            texts,
-            hashes,
-            tuple(reward.total for reward in rewards),
-            tuple(reward.terms for reward in rewards),
-            decoded.stats,
-            self._clock.take(),
-        )
-        return summary, trajectories
+        return LeaseSummary(lease, rows, (), texts, hashes, (), (), decoded.stats, {}), trajectories
 
     def _rows(self, lease: Lease) -> tuple[list[Example], list[Sequence]]:
         examples, sequences = [], []
@@ -241,8 +270,10 @@ class Rollout:
                 )
         return examples, sequences
 
-    def _task(self, example: Example) -> Task:
-        return self._tasks[example.id.split("/", 1)[0]]
+
+def task_of(tasks: Mapping[str, Task], example: Example) -> Task:
+    """The task that made `example`."""
+    return tasks[example.id.split("/", 1)[0]]
 
 
 def _wire_row(sequence: Sequence, lease: Lease) -> TrajectoryRow:

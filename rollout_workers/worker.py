@@ -1,18 +1,24 @@
-"""The rollout actor: holds a frozen model, pulls weights by version, runs leases. All logic lies in `rollout`."""
+"""The rollout actor: holds a frozen model, pulls weights by version, runs leases. All logic lies in `rollout`.
+
+An actor that cannot get a version of the weights in time says so with a `WorkerFault`: its pool replaces it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 import torch
 from ray.actor import ActorHandle
 
+from cluster.actor_pool import WorkerFault
 from cluster.allocator import keep_freed_memory
+from cluster.errors import DeadlineExceeded
 from cluster.metrics import TimeStates
-from cluster.weight_store import WeightStore
+from cluster.weight_store import UnknownVersion, WeightStore
 from policy.factory import make_learned, make_swept_heuristic
 from policy.learned import LearnedUnmasker
 from policy.networks.base import PolicyNetwork
@@ -42,6 +48,8 @@ class WorkerSpec:
     fingerprint: str
     """Architecture of the policy that the run trains."""
     weights_deadline_s: float
+    grades: bool = True
+    """Whether it grades what it decodes; else graders of their own do."""
 
 
 class RolloutWorker:
@@ -49,6 +57,7 @@ class RolloutWorker:
 
     def __init__(self, spec: WorkerSpec, store: WeightStore | None) -> None:
         keep_freed_memory()
+        self._name = actor_name("rollout")
         torch.set_num_threads(spec.torch_threads)
         self._clock = TimeStates(WAITING)
         self._spec = spec
@@ -64,13 +73,20 @@ class RolloutWorker:
         )
 
     def ready(self) -> bool:
-        """Answers once the model is loaded and has passed its self-check."""
+        """Answers once the model is loaded, has passed its self-check, and the newest weights are here if there are any."""
+        if self._store is not None:
+            with _as_fault(self._name):
+                newest = self._store.latest_version(self._spec.weights_deadline_s)
+            if newest is not None:
+                self._policy = (newest, self._pull(newest))
         self._clock.take()
         return True
 
     def run(self, lease: Lease) -> tuple[LeaseSummary, TrajectoryBatch | None]:
-        """Decodes and grades one lease."""
-        return self._rollout.run(lease, self._unmasker(lease.unmasker))
+        """Decodes one lease, and grades it unless graders of their own do."""
+        run = self._rollout.run if self._spec.grades else self._rollout.decode
+        summary, trajectories = run(lease, self._unmasker(lease.unmasker))
+        return replace(summary, actor=self._name), trajectories
 
     def _unmasker(self, spec: UnmaskerSpec) -> Unmasker:
         if spec.heuristic is not None:
@@ -84,8 +100,24 @@ class RolloutWorker:
 
     def _pull(self, version: int) -> PolicyNetwork:
         assert self._store is not None, "a learned policy needs a weight store"
-        record = self._store.fetch(version, fingerprint=self._spec.fingerprint, timeout_s=self._spec.weights_deadline_s)
+        spec = self._spec
+        with _as_fault(self._name):
+            record = self._store.fetch(version, fingerprint=spec.fingerprint, timeout_s=spec.weights_deadline_s)
         return from_bytes(record.data, where=f"weight version {version}").to(self._spec.model.device)
+
+
+@contextmanager
+def _as_fault(name: str) -> Iterator[None]:
+    """What keeps an actor from its weights is no fault of the lease."""
+    try:
+        yield
+    except (DeadlineExceeded, UnknownVersion) as error:
+        raise WorkerFault(f"{name} has no weights: {error}") from error
+
+
+def actor_name(kind: str) -> str:
+    """Names the actor that this process is, for logs and figures."""
+    return f"{kind}-{ray.get_runtime_context().get_actor_id()[:8]}"
 
 
 def _expert(learned: LearnedUnmasker, spec: ExpertSpec) -> ExpertUnmasker:

@@ -18,6 +18,7 @@ from cluster.errors import ExitCode
 from learner.main import resolve
 from learner.run import run
 from policy.weights import from_bytes
+from tests.fakes.processes import living_actors, processes_with
 
 pytestmark = pytest.mark.ray
 
@@ -95,31 +96,33 @@ def test_same_result_with_one_actor(undisturbed: Path, tmp_path: Path) -> None:
     assert outcome(tmp_path / "run") == outcome(undisturbed)
 
 
+def num_lines(path: Path) -> int:
+    metrics = path / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
 def test_stop_and_resume_gives_the_same_result(undisturbed: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    calls = iter(range(1000))
-    assert train(path, should_stop=lambda: next(calls) >= 9) == ExitCode.RESUMABLE
-    assert 0 < len((path / "metrics.jsonl").read_text().splitlines()) < 5
+    assert train(path, should_stop=lambda: num_lines(path) >= 3) == ExitCode.RESUMABLE
+    assert num_lines(path) == 3
     assert train(path, resume=True) == ExitCode.FINISHED
     assert outcome(path) == outcome(undisturbed)
 
 
-def test_killed_actor_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
+def test_actors_that_are_killed_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    """In the second step one process each of rollout actors, graders, learner ranks and the weight store is killed."""
     path = tmp_path / "run"
-    killed: list[int] = []
+    left = ["RolloutWorker", "GraderActor", "LearnerRank", "_WeightStoreActor"]
 
-    def kill_once() -> bool:
-        """Called after each lease: kills one rollout actor's process in the second step."""
-        lines = path / "metrics.jsonl"
-        if not killed and lines.exists() and len(lines.read_text().splitlines()) >= 2:
-            listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-            workers = [int(line.split()[0]) for line in listed.splitlines() if "ray::RolloutWorker" in line]
-            os.kill(workers[0], signal.SIGKILL)
-            killed.append(workers[0])
+    def kill_one() -> bool:
+        if left and num_lines(path) >= 2 and (pids := living_actors(left[0])):
+            os.kill(pids[0], signal.SIGKILL)
+            left.pop(0)
         return False
 
-    assert train(path, "rollout.num_workers=2", should_stop=kill_once) == ExitCode.FINISHED
-    assert killed
+    arguments = ("rollout.num_workers=2", "rollout.num_graders=1")
+    assert train(path, *arguments, should_stop=kill_one) == ExitCode.FINISHED
+    assert not left
     assert outcome(path) == outcome(undisturbed)
 
 
@@ -127,7 +130,10 @@ def test_killed_actor_changes_nothing(undisturbed: Path, tmp_path: Path) -> None
 def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "learner.main", "tiny", *SMALL, f"run_dir={path}", "learner.num_steps=1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    mark = {"RUN_OF_TEST": str(path)}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | mark
+    )
     try:
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and process.poll() is None:
@@ -141,3 +147,7 @@ def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, 
     assert process.returncode == ExitCode.RESUMABLE, output
     assert "--resume" in output
     assert any((path / "checkpoints").iterdir())
+    deadline = time.monotonic() + 20
+    while (left := processes_with(mark)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left, "nothing of a run outlives it"

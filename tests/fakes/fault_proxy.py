@@ -65,6 +65,12 @@ class FaultProxy:
     def endpoint(self) -> str:
         return "http://{}:{}".format(*self._server.server_address[:2])
 
+    def heal(self) -> None:
+        """From now on every request passes, and faults are counted from 0."""
+        with self._lock:
+            self.choose = lambda request: None
+            self.num_faults = 0
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -44,7 +45,15 @@ class S3Server:
         return StorageConfig(**{"endpoint": self.endpoint, "region": "us-east-1", "addressing_style": "path", **given})
 
     def storage(self, prefix: str, **settings: Any) -> S3Storage:
-        return S3Storage(Bucket(BUCKET, f"{prefix}/" if prefix else ""), self.config(**settings))
+        """The objects below `prefix`; storages with the same settings and credentials share a client, which is slow to make."""
+        config = self.config(**settings)
+        client = _client(config, os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY"))
+        return S3Storage(Bucket(BUCKET, f"{prefix}/" if prefix else ""), config, client=client)
+
+
+@functools.cache
+def _client(config: StorageConfig, key: str | None, secret: str | None) -> Any:
+    return S3Storage(Bucket(BUCKET, ""), config)._client
 
 
 def weed() -> Path | None:

@@ -27,6 +27,7 @@ from cluster.metrics import JsonlSink, Maximum, Mean, Metric, TimeStates, read_j
 from cluster.run_dir import RunDir
 from cluster.runtime import wait_for
 from cluster.weight_store import WeightRecord, WeightStore
+from learner.archive import archive_update
 from learner.buffer import Entry, TrajectoryBuffer
 from learner.checkpoint import (
     POLICY_FILE,
@@ -175,6 +176,7 @@ class TrainingLoop:
         self._publish(weights)
         record = values(reduce([rollout_metrics(summaries), metrics]))
         step = self.progress.step
+        self._archive(step, entries)
         if step % self._config.checkpoint.samples_every == 0:
             self._write_samples(summaries)
         self._raise_alarms(record)
@@ -240,6 +242,16 @@ class TrainingLoop:
                 f"(allowed share: learner.max_grader_error_rate = {self._config.learner.max_grader_error_rate:g}); "
                 f"the first: {errors[0].detail}"
             )
+
+    def _archive(self, step: int, entries: list[Entry]) -> None:
+        """Keeps the trajectories of an update, where the config says so."""
+        config = self._config.trajectories
+        if not config.archive or step % config.every:
+            return
+        with self._clock.state(CHECKPOINT):
+            references = [entry.trajectories for entry in entries]
+            parts = wait_for(references, deadline_s=STORE_DEADLINE_S, what=f"the trajectories of update {step}")
+            archive_update(self._run_dir.trajectories_path, step, parts, [entry.summary for entry in entries])
 
     def _write_samples(self, summaries: list[LeaseSummary]) -> None:
         """The best and the worst row of the step's first group, with their order of unmasking."""

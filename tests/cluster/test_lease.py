@@ -40,7 +40,8 @@ def put(storage: Storage, holder: Holder) -> None:
 
 
 def held_by(storage: Storage) -> Holder:
-    held = Holder.read(storage.read(LEASE))
+    found = storage.read_versioned(LEASE)
+    held = None if found is None else Holder.read(found.data)
     assert held is not None
     return held
 

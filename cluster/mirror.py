@@ -39,7 +39,7 @@ class RunMirror:
         self._files: dict[str, tuple[int, int]] = {}
         """Key -> size and modification time of the plain file that the store has."""
         self._groups: dict[str, bytes] = {}
-        """Name -> manifest of the group that the store has; empty bytes for a torn one."""
+        """Name -> manifest of the group that the store has; empty bytes for one that is torn there, or may be."""
         self._lock = threading.Lock()
 
     def pull(self) -> None:
@@ -107,6 +107,7 @@ class RunMirror:
             return
         if name in self._groups:
             self._delete_group(name)
+        self._groups[name] = b""
         for file_name, data in files.items():
             self._remote.write(f"{name}/{file_name}", data)
         self._remote.write(f"{name}/{MANIFEST}", manifest)
@@ -120,6 +121,7 @@ class RunMirror:
         return True
 
     def _delete_group(self, name: str) -> None:
+        self._groups[name] = b""
         self._remote.delete(f"{name}/{MANIFEST}")
         for key in self._remote.list(f"{name}/"):
             self._remote.delete(key)

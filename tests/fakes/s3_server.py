@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import shutil
@@ -16,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
+from cluster import s3
 from cluster.s3 import S3Storage
 from cluster.storage import Bucket, StorageConfig
 
@@ -45,15 +46,7 @@ class S3Server:
         return StorageConfig(**{"endpoint": self.endpoint, "region": "us-east-1", "addressing_style": "path", **given})
 
     def storage(self, prefix: str, **settings: Any) -> S3Storage:
-        """The objects below `prefix`; storages with the same settings and credentials share a client, which is slow to make."""
-        config = self.config(**settings)
-        client = _client(config, os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY"))
-        return S3Storage(Bucket(BUCKET, f"{prefix}/" if prefix else ""), config, client=client)
-
-
-@functools.cache
-def _client(config: StorageConfig, key: str | None, secret: str | None) -> Any:
-    return S3Storage(Bucket(BUCKET, ""), config)._client
+        return S3Storage(Bucket(BUCKET, f"{prefix}/" if prefix else ""), self.config(**settings))
 
 
 def weed() -> Path | None:
@@ -76,11 +69,12 @@ def serve() -> Iterator[S3Server]:
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     names = ("master", "volume", "filer", "s3")
     ports = _free_ports(2 * len(names))
-    flags = [f"-{name}.port{kind}={ports.pop()}" for name in names for kind in ("", ".grpc")]
+    kinds = [(name, kind) for name in names for kind in ("", ".grpc")]
+    flags = [f"-{name}.port{kind}={port}" for (name, kind), port in zip(kinds, ports, strict=True)]
     s3_port = int(next(flag for flag in flags if flag.startswith("-s3.port=")).partition("=")[2])
     command = [
         str(program), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        "-s3", f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.autoCreateBucket=false",
+        "-s3", f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
         "-master.volumeSizeLimitMB=64", "-master.telemetry=false", "-volume.max=8", *flags,
     ]  # fmt: skip
     log = (folder / "log").open("wb")
@@ -98,6 +92,24 @@ def serve() -> Iterator[S3Server]:
         process.wait(timeout=30)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+        for path in (path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def shared_clients() -> Iterator[None]:
+    """Storages with the same settings and credentials share one client, which takes long to make."""
+    made: dict[tuple[StorageConfig, str | None, str | None], Any] = {}
+    real = s3._client
+
+    def client(bucket: Bucket, config: StorageConfig) -> Any:
+        key = (config, os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY"))
+        if key not in made:
+            made[key] = real(bucket, config)
+        return made[key]
+
+    with mock.patch.object(s3, "_client", client):
+        yield
 
 
 def use(credentials: tuple[str, str]) -> None:

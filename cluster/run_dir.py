@@ -262,7 +262,7 @@ def check_run(
     Args:
         held: the config that is there; None for none.
         config: the run's own.
-        names: of the files and folders that are there; an empty folder need not count.
+        names: of the files and folders that are there.
         where: for messages.
         resume: True for a run that must be there, False for one that must not have gone on yet, None for either.
         ignore: dotted config keys that do not decide results, so they may differ.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import boto3
 from botocore.config import Config
@@ -158,7 +158,7 @@ class S3Storage:
             self._call_off(key, upload)
             raise
 
-    def _complete(self, key: str, upload: str, parts: list[dict[str, Any]], *, size: int) -> None:
+    def _complete(self, key: str, upload: str, parts: Sequence[dict[str, Any]], *, size: int) -> None:
         def complete(place: dict[str, str]) -> None:
             try:
                 self._client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
@@ -188,7 +188,7 @@ class S3Storage:
             except ClientError as error:
                 last: ClientError | BotoCoreError = error
                 if _code(error) in _ABSENT and absent is not ...:
-                    return absent  # type: ignore[no-any-return]
+                    return cast(Result, absent)
             except BotoCoreError as error:
                 last = error
             if not _is_transient(last):

@@ -46,7 +46,7 @@ def archive_update(
     folder: Path, step: int, parts: Sequence[TrajectoryBatch], summaries: Sequence[LeaseSummary]
 ) -> None:
     """Keeps what update `step` learned from, with what became of it; `parts` and `summaries` are of the same leases, in order."""
-    extra = {
+    extra: dict[str, Sequence[Any]] = {
         "update": [step for part in parts for _ in part.rows],
         "reward": [reward for summary in summaries for reward in summary.rewards],
         "grade": [str(grade.kind) for summary in summaries for grade in summary.grades],

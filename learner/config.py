@@ -7,6 +7,7 @@ from typing import Literal
 
 from cluster.config import setting
 from cluster.errors import UserError
+from cluster.storage import StorageConfig, parse_location
 from evaluation.config import EvaluationConfig
 from learner.compatibility import check_compatible
 from learner.watch import WatchConfig
@@ -158,10 +159,18 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class ArchiveConfig:
+    """Which trajectories are kept, as Parquet files."""
+
+    archive: bool = setting(False, help="keep what the learner learned from, in RUN_DIR/trajectories")
+    every: int = setting(1, help="updates between archived ones", minimum=1)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run."""
 
-    run_dir: str = setting("runs/tiny", help="where everything is written")
+    run_dir: str = setting("runs/tiny", help="where everything is written: a local path, or s3://BUCKET/PREFIX")
     seed: int = setting(0, minimum=0)
     task: str | dict[str, float] = setting("arithmetic", help="a task, or a mixture: names and their relative weights")
     task_settings: dict[str, TaskConfig] = field(default_factory=dict)
@@ -174,11 +183,14 @@ class RunConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trajectories: ArchiveConfig = field(default_factory=ArchiveConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     ray_address: str | None = setting(None, help="null starts a local Ray, or joins the cluster of a Ray job")
 
     def validate(self, where: str) -> None:
         """Divisions that must come out even."""
         prefix = f"{where}." if where else ""
+        parse_location(self.run_dir, what=f"config key '{prefix}run_dir'")
         self._check_tasks(prefix)
         check_compatible(self, prefix)
         if self.learner.prompts_per_step % self.rollout.lease_groups:
@@ -214,10 +226,10 @@ class RunConfig:
 
 
 RESULT_NEUTRAL = (
-    "run_dir", "ray_address", "rollout.num_workers", "rollout.min_workers", "rollout.cpus_per_worker", "rollout.num_graders",
-    "rollout.cpus_per_grader", "rollout.start_deadline_s", "rollout.lease_deadline_s", "rollout.grade_deadline_s",
-    "rollout.weights_deadline_s", "rollout.straggler_factor", "rollout.max_replacements", "learner.num_ranks",
-    "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.collective_deadline_s", "learner.max_rebuilds",
-    "learner.update_deadline_s",
+    "run_dir", "storage", "trajectories", "ray_address", "rollout.num_workers", "rollout.min_workers", "rollout.cpus_per_worker",
+    "rollout.num_graders", "rollout.cpus_per_grader", "rollout.start_deadline_s", "rollout.lease_deadline_s",
+    "rollout.grade_deadline_s", "rollout.weights_deadline_s", "rollout.straggler_factor", "rollout.max_replacements",
+    "learner.num_ranks", "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.collective_deadline_s",
+    "learner.max_rebuilds", "learner.update_deadline_s",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: no result depends on them, but for float sums on the number of ranks."""

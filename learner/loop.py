@@ -29,7 +29,9 @@ from cluster.errors import RunFailure, StopRequested
 from cluster.logs import get_logger
 from cluster.metrics import Count, JsonlSink, Maximum, Mean, Metric, TimeStates, read_jsonl, reduce, values
 from cluster.run_dir import RunDir
+from cluster.runtime import wait_for
 from cluster.storage import atomic_write
+from learner.archive import archive_update
 from learner.buffer import Entry, TrajectoryBuffer
 from learner.checkpoint import (
     POLICY_FILE,
@@ -51,6 +53,7 @@ from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerS
 from rollout_workers.tasks import Split
 
 _SLICE_S = 0.5
+ARCHIVE_DEADLINE_S = 60.0
 ROLLOUT, LEARNER, CHECKPOINT, VALIDATION, DRIVER = "rollout", "learner", "checkpoint", "validation", "driver"
 WAITING = "waiting"
 ACTORS_FILE = "actors.json"
@@ -201,7 +204,7 @@ class TrainingLoop:
         summaries = [entry.summary for entry in entries]
         self._check_grader(summaries)
         with self._clock.state(LEARNER):
-            metrics = self._learn(entries)
+            metrics, references = self._learn(entries)
         self._slots.popleft()
         self.progress = dataclasses.replace(
             self.progress, step=self.progress.step + 1, task_cursor=dict(slot.next_cursor)
@@ -214,6 +217,7 @@ class TrainingLoop:
             )
         record = values(reduce([rollout_metrics(summaries), metrics]))
         step = self.progress.step
+        self._archive(step, summaries, references)
         if step % self._config.checkpoint.samples_every == 0:
             self._write_samples(summaries)
         self._raise_alarms(record)
@@ -222,8 +226,8 @@ class TrainingLoop:
         else:
             self._report(record, summaries)
 
-    def _learn(self, entries: list[Entry]) -> dict[str, Metric]:
-        """The learner's update; lease results that the cluster lost meanwhile are made again."""
+    def _learn(self, entries: list[Entry]) -> tuple[dict[str, Metric], list[Any]]:
+        """The learner's update, and the trajectories it learned from: what the cluster lost meanwhile is made again."""
         summaries = [entry.summary for entry in entries]
         rows = UpdateRows.of(
             [summary.rows for summary in summaries],
@@ -234,7 +238,7 @@ class TrainingLoop:
         imitate, what = self._plan.imitates(self.progress.step), f"update {self.progress.step + 1}"
         while True:
             try:
-                return self._learner.update(rows, references, imitate=imitate, what=what, turn=self._turn)
+                return self._learner.update(rows, references, imitate=imitate, what=what, turn=self._turn), references
             except TrajectoriesLost as lost:
                 logger.warning("%s: %s; they are made again", what, lost)
                 again = {summaries[number].lease.id: number for number in lost.numbers}
@@ -313,6 +317,15 @@ class TrainingLoop:
                 f"(allowed share: learner.max_grader_error_rate = {self._config.learner.max_grader_error_rate:g}); "
                 f"the first: {errors[0].detail}"
             )
+
+    def _archive(self, step: int, summaries: list[LeaseSummary], references: list[Any]) -> None:
+        """Keeps the trajectories of an update, where the config says so."""
+        config = self._config.trajectories
+        if not config.archive or step % config.every:
+            return
+        with self._clock.state(CHECKPOINT):
+            parts = wait_for(references, deadline_s=ARCHIVE_DEADLINE_S, what=f"the trajectories of update {step}")
+            archive_update(self._run_dir.trajectories_path, step, parts, summaries)
 
     def _write_samples(self, summaries: list[LeaseSummary]) -> None:
         """The best and the worst row of the step's first group, with their order of unmasking."""

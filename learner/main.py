@@ -1,8 +1,8 @@
 """Trains an unmasking policy, compares it with every heuristic, and says what came out.
 
-    python -m learner.main [PRESET|FILE.yaml] [key.path=value ...] [--dry-run] [--resume]
+    python -m learner.main [PRESET|FILE.yaml] [key.path=value ...] [--dry-run] [--resume[=auto|always|never]]
 
-Exit codes: 0 finished, 2 a mistake in the command or its files, 75 stopped with a checkpoint (go on with --resume), 1 any
+Exit codes: 0 finished, 2 a mistake in the command or its files, 75 stopped with a checkpoint (the same command goes on), 1 any
 other failure.
 """
 
@@ -24,6 +24,7 @@ from learner.config import RunConfig
 DEFAULT_PRESET = "tiny"
 EXTENDS = "extends"
 """Top-level key of a file: the preset or the file that it is laid over."""
+_RESUME = {"auto": None, "always": True, "never": False}
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 
 
@@ -34,8 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("settings", nargs="*", metavar="PRESET|FILE|key=value", help=f"presets: {', '.join(presets())}")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in run_dir")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="always",
+        default="auto",
+        choices=tuple(_RESUME),
+        help="auto (the default): go on with the run in run_dir where there is one, else start it; always (also --resume "
+        "alone): there must be one; never: there must be none",
+    )
+    given = sys.argv[1:] if arguments is None else arguments
+    # Alone, the option must not take the setting after it for its value.
+    options = parser.parse_args(["--resume=always" if each == "--resume" else each for each in given])
     try:
         config = resolve(options.settings)
         if options.dry_run:
@@ -47,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from learner.run import run
 
         with _StopFlag() as stop:
-            return run(config, resume=options.resume, should_stop=stop, on_started=stop.listen)
+            return run(config, resume=_RESUME[options.resume], should_stop=stop, on_started=stop.listen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR

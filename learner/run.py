@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cluster.config import to_dict
 from cluster.errors import ExitCode, StopRequested, UserError
 from cluster.logs import get_logger, setup_logging
 from cluster.metrics import read_jsonl
 from cluster.run_dir import RunDir
+from cluster.run_home import open_run
 from cluster.runtime import start_ray, stop_ray
 from cluster.storage import atomic_write
 from evaluation.report import write_results
 from evaluation.results import Arm, ExampleRecord, RecordFile
 from evaluation.runner import evaluate, heuristic_arms, learned_arm, validation_rewards
-from learner.checkpoint import POLICY_FILE
+from learner.checkpoint import POLICY_FILE, check_checkpoint
 from learner.config import RESULT_NEUTRAL, RunConfig
 from learner.display import Display
 from learner.experts import check_experts, read_initial_policy
@@ -36,15 +36,29 @@ logger = get_logger(__name__)
 def run(
     config: RunConfig,
     *,
-    resume: bool,
+    resume: bool | None = None,
     should_stop: Callable[[], bool],
     on_started: Callable[[], None] = lambda: None,
 ) -> int:
-    """Trains and evaluates; returns the exit code. Mistakes of the user are `UserError`s raised before anything is written."""
+    """Trains and evaluates; returns the exit code. Mistakes of the user are `UserError`s raised before anything is written.
+
+    With `resume` there must be a run in the run directory, with False none that has gone on; None goes on where there is one.
+    """
     plan = _plan(config)
+    held = to_dict(plan.config)
+    with open_run(config.run_dir, held, resume=resume, ignore=RESULT_NEUTRAL, storage=config.storage) as home:
+
+        def should_end() -> bool:
+            home.lease.check()
+            return should_stop()
+
+        return _run(plan, home.run_dir, should_stop=should_end, on_started=on_started)
+
+
+def _run(plan: _Plan, run_dir: RunDir, *, should_stop: Callable[[], bool], on_started: Callable[[], None]) -> int:
+    """The run in a directory that is ours; returns the exit code."""
     config, arms = plan.config, plan.arms
-    run_dir = RunDir.open(Path(config.run_dir), to_dict(config), resume=resume, ignore=RESULT_NEUTRAL)
-    checkpoint = _newest_checkpoint(run_dir)
+    checkpoint = _newest_checkpoint(run_dir, config)
     setup_logging(file=run_dir.log_path)
     for reason in checkpoint.skipped if checkpoint is not None else ():
         logger.warning("a newer checkpoint was skipped: %s", reason)
@@ -213,14 +227,16 @@ class _Checkpoint:
     skipped: list[str]
 
 
-def _newest_checkpoint(run_dir: RunDir) -> _Checkpoint | None:
-    """None for a run without any checkpoint; a UserError where all are torn."""
+def _newest_checkpoint(run_dir: RunDir, config: RunConfig) -> _Checkpoint | None:
+    """None for a run without any checkpoint; a UserError where all are torn, or the newest whole one is of no such run."""
     latest = run_dir.latest("checkpoints")
     if latest is not None:
-        return _Checkpoint(*latest)
+        checkpoint = _Checkpoint(*latest)
+        check_checkpoint(checkpoint.files, config.policy, where=f"{run_dir.location}/{checkpoint.name}")
+        return checkpoint
     if names := run_dir.published("checkpoints"):
         raise UserError(
-            f"run directory '{run_dir.path}' has only torn checkpoints ({', '.join(names)}); nothing was changed; "
+            f"run directory '{run_dir.location}' has only torn checkpoints ({', '.join(names)}); nothing was changed; "
             "allowed: restore one of them, or another run_dir"
         )
     return None

@@ -41,6 +41,7 @@ from learner.lease_plan import LeasePlan
 from learner.watch import Watch
 from policy.weights import fingerprint
 from rollout_workers.grading.answers import GradeKind
+from rollout_workers.hosting import MAIN, by_model, model_of, task_of
 from rollout_workers.pool import RolloutPool
 from rollout_workers.problems import Problems
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
@@ -197,10 +198,10 @@ class TrainingLoop:
                 GroupRequest(number, pick.task, Split.VALIDATION, pick.index, 1)
                 for number, pick in enumerate(self._validation)
             ]
-            leases = [
-                self._lease(number, spec, tuple(groups[start : start + chunk]), record=False)
-                for number, start in enumerate(range(0, len(groups), chunk))
+            parts = [
+                tuple(mine[start : start + chunk]) for mine in by_model(groups) for start in range(0, len(mine), chunk)
             ]
+            leases = [self._lease(number, spec, part, record=False) for number, part in enumerate(parts)]
             done = sorted((summary for summary, _ in self._pool.run(leases)), key=lambda summary: summary.lease.id)
         measured = values(rollout_metrics(done))
         record = record | {f"validation_{name}": measured[name] for name in ("reward", "accuracy", "nfe")}
@@ -308,10 +309,15 @@ def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
             if len(terms) > 1:
                 records[-1] |= {f"reward_{name}": Mean(value, 1) for name, value in terms.items()}
             if is_mixture:
-                task = row.example_id.partition("/")[0]
+                task = _in_metric_names(row.example_id.partition("/")[0])
                 own: dict[str, Metric] = {"reward": Mean(reward, 1), "accuracy": Mean(float(grade.is_correct), 1)}
                 records[-1] |= {f"{name}_{task}": value for name, value in own.items()}
     return reduce(records)
+
+
+def _in_metric_names(task: str) -> str:
+    """`sudoku@second` as `sudoku_on_second`: sinks of metrics allow few signs in names."""
+    return task if model_of(task) == MAIN else f"{task_of(task)}_on_{model_of(task)}"
 
 
 def wall_clock_breakdown(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import ray
 from ray.actor import ActorHandle
@@ -13,7 +15,8 @@ from learner.actor import LEARNER_CPUS, start_learner
 from learner.config import RunConfig
 from learner.loop import STORE_DEADLINE_S
 from policy.weights import fingerprint
-from rollout_workers.pool import RolloutPool
+from rollout_workers.hosting import spread
+from rollout_workers.pool import HostingActor, RolloutPool
 from rollout_workers.rollout import DecodeSettings
 from rollout_workers.worker import WorkerSpec, start_worker
 
@@ -33,7 +36,7 @@ class Services:
         self._fingerprint = fingerprint(config.policy)
         rollout = config.rollout
         spec = WorkerSpec(
-            model=config.model,
+            models=config.model_configs,
             settings=DecodeSettings(
                 canvas_length=canvas_length,
                 num_slots=config.decode.num_slots,
@@ -60,11 +63,13 @@ class Services:
             request={"CPU": LEARNER_CPUS},
         )[0]
 
-        def new_worker() -> ActorHandle:
-            return start_worker(spec, self.store, rollout)
+        def new_worker(models: tuple[str, ...]) -> ActorHandle:
+            own = replace(spec, models={name: config.model_configs[name] for name in models})
+            return start_worker(own, self.store, rollout)
 
+        hosted = spread(list(config.model_configs), rollout.num_workers)
         actors = start_actors(
-            [new_worker] * rollout.num_workers,
+            [partial(new_worker, models) for models in hosted],
             deadline_s=rollout.start_deadline_s,
             what="rollout actors",
             request={
@@ -73,7 +78,7 @@ class Services:
             },
         )
         self.pool = RolloutPool(
-            actors,
+            [HostingActor(actor, models) for actor, models in zip(actors, hosted, strict=True)],
             replace=new_worker,
             max_replacements=rollout.max_replacements,
             lease_deadline_s=rollout.lease_deadline_s,

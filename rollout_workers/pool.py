@@ -1,4 +1,4 @@
-"""Hands leases to rollout actors and gets every one of them back.
+"""Hands leases to rollout actors that host their model, and gets every one of them back.
 
 Each actor has up to `IN_FLIGHT` leases, so it never waits for the driver. A dead actor is replaced (up to a budget) and its leases
 are dispatched again: a lease's result depends on nothing but the lease. A lease that is not back by its deadline is an error that
@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 
 from cluster.errors import DeadlineExceeded, RunFailure
 from cluster.logs import get_logger
+from rollout_workers.hosting import MAIN, section_of
 from rollout_workers.rollout import Lease, LeaseSummary
 
 IN_FLIGHT = 2
@@ -31,12 +32,20 @@ class PoolExhausted(RunFailure):
     """More actors died than the replacement budget allows."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HostingActor:
+    """A rollout actor and the models that it hosts, by name."""
+
+    handle: ActorHandle
+    models: tuple[str, ...] = (MAIN,)
+
+
 @dataclass(frozen=True, slots=True)
 class _Flight:
     """One dispatched lease."""
 
     lease: Lease
-    actor: ActorHandle
+    actor: HostingActor
     trajectories: Any
     dispatched_at: float
 
@@ -46,9 +55,9 @@ class RolloutPool:
 
     def __init__(
         self,
-        actors: Sequence[ActorHandle],
+        actors: Sequence[HostingActor],
         *,
-        replace: Callable[[], ActorHandle],
+        replace: Callable[[tuple[str, ...]], ActorHandle],
         max_replacements: int,
         lease_deadline_s: float,
     ) -> None:
@@ -65,7 +74,7 @@ class RolloutPool:
     def close(self) -> None:
         """Ends all actors."""
         for actor in self._actors:
-            ray.kill(actor)
+            ray.kill(actor.handle)
         self._actors.clear()
 
     def run(self, leases: Sequence[Lease]) -> Iterator[tuple[LeaseSummary, Any]]:
@@ -87,17 +96,23 @@ class RolloutPool:
                 yield summary, flight.trajectories
 
     def _dispatch(self, waiting: deque[Lease], flights: dict[Any, _Flight]) -> None:
-        held = {id(actor): 0 for actor in self._actors}
+        held = dict.fromkeys(self._actors, 0)
         for flight in flights.values():
-            held[id(flight.actor)] += 1
-        while waiting:
-            actor = min(self._actors, key=lambda candidate: held[id(candidate)])
-            if held[id(actor)] >= IN_FLIGHT:
-                return
+            held[flight.actor] += 1
+        postponed = []
+        while waiting and (min(held.values(), default=0) < IN_FLIGHT):
             lease = waiting.popleft()
-            references: Any = actor.run.options(num_returns=2).remote(lease)
+            hosts = [actor for actor in self._actors if lease.model in actor.models]
+            if not hosts:
+                raise PoolExhausted(_all_dead(lease.model))
+            actor = min(hosts, key=held.__getitem__)
+            if held[actor] >= IN_FLIGHT:
+                postponed.append(lease)
+                continue
+            references: Any = actor.handle.run.options(num_returns=2).remote(lease)
             flights[references[0]] = _Flight(lease, actor, references[1], time.monotonic())
-            held[id(actor)] += 1
+            held[actor] += 1
+        waiting.extendleft(reversed(postponed))
 
     def _recover(self, lost: _Flight, waiting: deque[Lease], flights: dict[Any, _Flight]) -> None:
         """Replaces a dead actor and puts its unfinished leases back at the head of the queue."""
@@ -108,11 +123,7 @@ class RolloutPool:
         if self._num_replacements_left > 0:
             self._num_replacements_left -= 1
             self.num_replaced += 1
-            self._actors.append(self._replace())
-        if not self._actors:
-            raise PoolExhausted(
-                "every rollout actor died and rollout.max_replacements is used up; see the actors' logs"
-            )
+            self._actors.append(HostingActor(self._replace(lost.actor.models), lost.actor.models))
 
     def _check_deadlines(self, flights: dict[Any, _Flight]) -> None:
         now = time.monotonic()
@@ -123,6 +134,10 @@ class RolloutPool:
                 f"lease {lease.id} ({len(lease.groups)} groups, weight version {lease.weight_version}) did not come back "
                 f"within rollout.lease_deadline_s = {self._lease_deadline_s:g} s; {len(late)} leases are late"
             )
+
+
+def _all_dead(model: str) -> str:
+    return f"every rollout actor that hosts {section_of(model)} died and rollout.max_replacements is used up; see the actors' logs"
 
 
 def _first_line(error: BaseException) -> str:

@@ -34,7 +34,8 @@ WEIGHTS = "weights"
 class WorkerSpec:
     """Everything an actor needs to build itself; plain data, so that a replacement is exactly alike."""
 
-    model: ModelConfig
+    models: Mapping[str, ModelConfig]
+    """Those that it hosts, by name (`rollout_workers.hosting`)."""
     settings: DecodeSettings
     reward: RewardConfig
     tasks: Mapping[str, TaskConfig]
@@ -45,7 +46,7 @@ class WorkerSpec:
 
 
 class RolloutWorker:
-    """Runs leases one after another; between them it holds nothing but the model and the last policy it pulled."""
+    """Runs leases one after another; between them it holds nothing but its models and the last policy it pulled."""
 
     def __init__(self, spec: WorkerSpec, store: WeightStore | None) -> None:
         keep_freed_memory()
@@ -54,23 +55,28 @@ class RolloutWorker:
         self._spec = spec
         self._store = store
         self._policy: tuple[int, PolicyNetwork] | None = None
-        self._rollout = Rollout(
-            load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device, options=spec.model.options),
-            load_tokenizer(spec.model.name, spec.model.options),
-            spec.settings,
-            RewardFunction(spec.reward.terms, alpha=spec.reward.alpha),
-            tasks=make_tasks(spec.tasks),
-            clock=self._clock,
-        )
+        tasks, reward = make_tasks(spec.tasks), RewardFunction(spec.reward.terms, alpha=spec.reward.alpha)
+        self._rollouts = {
+            name: Rollout(
+                load_model(model.name, dtype=model.dtype, device=model.device, options=model.options),
+                load_tokenizer(model.name, model.options),
+                spec.settings,
+                reward,
+                tasks=tasks,
+                clock=self._clock,
+            )
+            for name, model in spec.models.items()
+        }
+        (self._device,) = {model.device for model in spec.models.values()}
 
     def ready(self) -> bool:
-        """Answers once the model is loaded and has passed its self-check."""
+        """Answers once the models are loaded and have passed their self-checks."""
         self._clock.take()
         return True
 
     def run(self, lease: Lease) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         """Decodes and grades one lease."""
-        return self._rollout.run(lease, self._unmasker(lease.unmasker))
+        return self._rollouts[lease.model].run(lease, self._unmasker(lease.unmasker))
 
     def _unmasker(self, spec: UnmaskerSpec) -> Unmasker:
         if spec.heuristic is not None:
@@ -85,7 +91,7 @@ class RolloutWorker:
     def _pull(self, version: int) -> PolicyNetwork:
         assert self._store is not None, "a learned policy needs a weight store"
         record = self._store.fetch(version, fingerprint=self._spec.fingerprint, timeout_s=self._spec.weights_deadline_s)
-        return from_bytes(record.data, where=f"weight version {version}").to(self._spec.model.device)
+        return from_bytes(record.data, where=f"weight version {version}").to(self._device)
 
 
 def _expert(learned: LearnedUnmasker, spec: ExpertSpec) -> ExpertUnmasker:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from cluster.errors import UserError
 from rollout_workers.config import TaskConfig
+from rollout_workers.hosting import task_of
 from rollout_workers.tasks.arithmetic import Arithmetic
 from rollout_workers.tasks.base import MASK, Example, Split, Task
 from rollout_workers.tasks.countdown import Countdown
@@ -62,11 +63,16 @@ def make_task(name: str, config: TaskConfig | None = None) -> Task:
 
 
 def make_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
-    """Tasks by name, each of which this machine can grade; a UserError says what is wrong."""
-    tasks = {name: make_task(name, config) for name, config in configs.items()}
-    for task in tasks.values():
-        task.prepare()
-    return tasks
+    """Tasks by name, each of which this machine can grade; a UserError says what is wrong.
+
+    `TASK@MODEL` and `TASK@OTHER` (`rollout_workers.hosting`) are one and the same object.
+    """
+    made: dict[str, Task] = {}
+    for name, config in configs.items():
+        if task_of(name) not in made:
+            made[task_of(name)] = make_task(task_of(name), config)
+            made[task_of(name)].prepare()
+    return {name: made[task_of(name)] for name in configs}
 
 
 __all__ = ["MASK", "TASK_NAMES", "Example", "Split", "Task", "make_task", "make_tasks"]

@@ -92,6 +92,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("learner=3", "'learner' is 3 (int)", "a section with any of"),
         ("task=gsm", "'task' is 'gsm'", "arithmetic, sudoku"),
         ("task={}", "'task' is {}", "one task or more"),
+        ("task=arithmetic@second", "'arithmetic@second'", "a name in models (none are configured)"),
+        ("models={second: {name: x}}", "'models.second' decodes no task of this run", "TASK@second"),
+        ("models={a-b: {name: x}}", "'a-b'", "letters, digits"),
         ("task={arithmetic: 0}", "'task.arithmetic' is 0", "a number > 0"),
         ("task_settings.sudoku.few_shot=2", "'task_settings.sudoku' belongs to no task", "arithmetic"),
         ("task_settings.arithmetic.few=2", "'task_settings.arithmetic.few'", "few_shot"),
@@ -110,6 +113,19 @@ def test_a_mistaken_override_is_quoted_with_what_is_allowed(override: str, quote
     message = refusal("tiny", override)
     assert quoted in message
     assert allowed in message.partition("allowed")[2]
+
+
+def test_models_are_those_that_tasks_name_and_share_a_device() -> None:
+    second = "models={second: {name: other}, third: {name: another}}"
+    config = resolve(["tiny", second, "task={sudoku@second: 1, arithmetic@third: 2, sudoku@third: 1}"])
+    assert list(config.model_configs) == ["second", "third"]
+    assert list(config.task_configs) == ["sudoku@second", "arithmetic@third", "sudoku@third"]
+    assert list(resolve(["tiny"]).model_configs) == [""]
+    message = refusal("tiny", "models={second: {name: x, device: cuda}}", "task={arithmetic: 1, arithmetic@second: 1}")
+    assert (
+        message == "config key 'models.second.device' is 'cuda'; allowed: 'cpu', the device of the run's other models"
+    )
+    assert "'task_settings.math'" in refusal("tiny", "task_settings.math.parity=true")
 
 
 def test_every_result_neutral_key_exists() -> None:

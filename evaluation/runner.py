@@ -46,9 +46,9 @@ def _halves(canvas_length: int) -> tuple[int, ...]:
     return tuple(blocks)
 
 
-def learned_arm(block_length: int, temperature: float | None = None) -> Arm:
+def learned_arm(block_length: int, temperature: float | None = None, *, is_random: bool = True) -> Arm:
     """The trained policy at a policy temperature (None: as trained), decoded with the blocks that it was trained with."""
-    return Arm(LEARNED, temperature, block_length, is_random=True)
+    return Arm(LEARNED, temperature, block_length, is_random)
 
 
 def validation_rewards(

@@ -38,7 +38,7 @@ from learner.checkpoint import (
 )
 from learner.config import RunConfig
 from learner.lease_plan import LeasePlan
-from learner.watch import Watch
+from learner.watch import Alarm, Watch
 from policy.weights import fingerprint
 from rollout_workers.grading.answers import GradeKind
 from rollout_workers.hosting import MAIN, by_model, model_of, task_of
@@ -91,6 +91,7 @@ class TrainingLoop:
         block_length: int,
         should_stop: Callable[[], bool] = lambda: False,
         on_report: Callable[[Report], None] = lambda report: None,
+        on_alarm: Callable[[Alarm], None] = lambda alarm: None,
     ) -> None:
         self._config = config
         self._run_dir = run_dir
@@ -102,6 +103,7 @@ class TrainingLoop:
         self._block_length = block_length
         self._should_stop = should_stop
         self._on_report = on_report
+        self._on_alarm = on_alarm
         self._clock = TimeStates(DRIVER)
         self._sink = JsonlSink(run_dir.metrics_path)
         self._fingerprint = fingerprint(config.policy)
@@ -120,7 +122,8 @@ class TrainingLoop:
         self._sink.rewind(self.progress.step)
         JsonlSink(self._run_dir.samples_path).rewind(self.progress.step)
         for line in read_jsonl(self._run_dir.metrics_path):
-            self._watch.observe(line["step"], line["values"])
+            for alarm in self._watch.observe(line["step"], line["values"]):
+                self._on_alarm(alarm)
 
     def run(self) -> None:
         """Trains to the last update; raises StopRequested after saving when it was asked to stop."""
@@ -231,6 +234,7 @@ class TrainingLoop:
             if alarm.is_fatal:
                 raise Diverged(f"update {alarm.step}: {alarm.message}")
             logger.warning("update %d: %s: %s", alarm.step, alarm.name, alarm.message)
+            self._on_alarm(alarm)
 
     def _check_grader(self, summaries: list[LeaseSummary]) -> None:
         grades = [grade for summary in summaries for grade in summary.grades]

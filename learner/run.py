@@ -18,10 +18,11 @@ from evaluation.results import Arm, ExampleRecord, RecordFile
 from evaluation.runner import evaluate, heuristic_arms, learned_arm, validation_rewards
 from learner.checkpoint import POLICY_FILE
 from learner.config import RESULT_NEUTRAL, RunConfig
-from learner.display import Display
+from learner.display import Display, print_alarms
 from learner.experts import check_experts, read_initial_policy
 from learner.loop import StopRequested, TrainingLoop, best_policy
 from learner.services import Services, local_cpus
+from learner.watch import Alarm
 from policy.weights import from_bytes, to_bytes
 from rollout_workers.config import ModelConfig
 from rollout_workers.hosting import model_of, section_of
@@ -53,6 +54,7 @@ def run(
     started_here = start_ray(address=config.ray_address, num_cpus=local_cpus(config))
     on_started()
     services = None
+    alarms: list[Alarm] = []
     try:
         with Display() as display:
             services = Services(
@@ -69,6 +71,7 @@ def run(
                 block_length=plan.block_length,
                 should_stop=should_stop,
                 on_report=display.update,
+                on_alarm=alarms.append,
             )
             if checkpoint is not None:
                 loop.resume(checkpoint.name, checkpoint.files)
@@ -101,6 +104,7 @@ def run(
             services.close()
         if started_here:
             stop_ray()
+        print_alarms(alarms)
     return ExitCode.FINISHED
 
 
@@ -183,9 +187,12 @@ def _choose_problems(
 
 def _choose_temperature(config: RunConfig, pool: RolloutPool, picks: Sequence[Pick], block_length: int) -> Arm:
     """The learned policy at the temperature with the best reward on the validation split."""
-    arms = [learned_arm(block_length, temperature) for temperature in config.evaluation.policy_temperatures]
+    # What draws neither decisions nor tokens is the same under every noise seed.
+    is_random = config.evaluation.inference.draws or config.decode.token_temperature > 0
+    temperatures = config.evaluation.policy_temperatures
+    arms = [learned_arm(block_length, temperature, is_random=is_random) for temperature in temperatures]
     if not arms:
-        return learned_arm(block_length)
+        return learned_arm(block_length, is_random=is_random)
     rewards = validation_rewards(
         pool,
         arms,

@@ -46,12 +46,16 @@ _DATASETS: Mapping[str, type[DatasetTask]] = MappingProxyType({task.name: task f
 TASK_NAMES = (*_MADE_UP, *_DATASETS)
 
 
+def task_settings(name: str) -> frozenset[str]:
+    """Names in `TaskConfig` that the task reads; none for one that there is not."""
+    return _DATASETS[name].settings if name in _DATASETS else frozenset()
+
+
 def make_task(name: str, config: TaskConfig | None = None) -> Task:
     """The task called `name`; a UserError names the known ones, or the setting that the task does not read."""
     if name not in TASK_NAMES:
         raise UserError(f"unknown task {name!r}; known tasks: {', '.join(TASK_NAMES)}")
-    config = config or TaskConfig()
-    settings = _DATASETS[name].settings if name in _DATASETS else frozenset()
+    config, settings = config or TaskConfig(), task_settings(name)
     for field in dataclasses.fields(TaskConfig):
         value = getattr(config, field.name)
         if value != field.default and field.name not in settings:
@@ -75,4 +79,4 @@ def make_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
     return {name: made[task_of(name)] for name in configs}
 
 
-__all__ = ["MASK", "TASK_NAMES", "Example", "Split", "Task", "make_task", "make_tasks"]
+__all__ = ["MASK", "TASK_NAMES", "Example", "Split", "Task", "make_task", "make_tasks", "task_settings"]

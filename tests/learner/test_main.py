@@ -10,7 +10,9 @@ import yaml
 from cluster.config import build, to_dict
 from cluster.errors import ExitCode
 from learner.config import RESULT_NEUTRAL, RunConfig
+from learner.lease_plan import LeasePlan
 from learner.main import main, presets, resolve
+from rollout_workers.tasks.stream import Pick
 from tests.learner.refusals import refusal
 
 
@@ -146,6 +148,30 @@ def test_a_dry_run_prints_the_resolved_whole_with_derived_numbers(capsys: pytest
     assert "leases per update: 3 of 8 rows" in derived
     assert "5 updates x 2 iterations = 10" in derived
     assert "training prompts: 30, rows: 120" in derived
+
+
+def test_derived_numbers_count_experts_and_imitated_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    experts = ("learner.steering.parameters=[0.9, 0.7]", "learner.steering.block_length=16", "learner.clip_high=0.2")
+    sizes = (
+        "learner.prompts_per_step=6",
+        "learner.group_size=4",
+        "learner.num_steps=5",
+        "learner.imitation.num_steps=2",
+    )
+    config = resolve(["tiny", *sizes, *experts])
+    assert main(["tiny", *sizes, *experts, "--dry-run"]) == ExitCode.FINISHED
+    derived = capsys.readouterr().out.partition("# derived:")[2]
+    assert "6 prompts x (4 samples + 2 experts) = 36" in derived
+    plan = LeasePlan(config, block_length=48)
+    picks = [Pick("arithmetic", index) for index in range(6)]
+    leases = plan.leases(picks, first_group=0, step=2)
+    num_experts = sum(lease.unmasker.expert is not None for lease in leases)
+    assert f"{len(leases) - num_experts} of 8 rows, and 2 x {num_experts // 2} of experts" in derived
+    rows = [
+        group.num_samples for step in range(7) for lease in plan.leases(picks, first_group=0, step=step)
+        for group in lease.groups
+    ]  # fmt: skip
+    assert f"training prompts: 42, rows: {sum(rows)}" in derived
 
 
 def test_a_mistake_ends_with_exit_code_two_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:

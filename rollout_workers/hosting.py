@@ -1,8 +1,8 @@
 """Which dLLM decodes what, where the rollout actors of one run host several.
 
-A task of the run is named `TASK`, decoded by `model`, or `TASK@NAME`, decoded by `models.NAME`. Both are tasks of their own: with
-their own share, examples, noise and figures. All groups of a lease have one model, and only an actor that hosts it gets the lease.
-Imports neither torch nor Ray.
+A task of the run is named `TASK`, decoded by `model`, or `TASK@NAME`, decoded by `models.NAME`. Both are tasks of their own, with
+their own share of the mixture, noise and figures. All groups of a lease have one model, and only an actor that hosts it gets the
+lease. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations

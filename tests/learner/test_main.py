@@ -174,6 +174,12 @@ def test_derived_numbers_count_experts_and_imitated_rows(capsys: pytest.CaptureF
     assert f"training prompts: 42, rows: {sum(rows)}" in derived
 
 
+def test_a_dry_run_says_which_actor_hosts_what(capsys: pytest.CaptureFixture[str]) -> None:
+    mixture = ("models={second: {name: other}}", "task={sudoku: 1, sudoku@second: 1}", "rollout.num_workers=3")
+    assert main(["tiny", *mixture, "--dry-run"]) == ExitCode.FINISHED
+    assert "rollout actors host: model; models.second; model" in capsys.readouterr().out
+
+
 def test_a_mistake_ends_with_exit_code_two_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tiny", "learner.num_steps=many"]) == ExitCode.USER_ERROR
     output = capsys.readouterr()

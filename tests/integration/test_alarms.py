@@ -18,7 +18,7 @@ def test_alarms_are_listed_when_a_run_ends_and_a_lost_policy_ends_it(
     with pytest.raises(Diverged, match=r"update 2: .*learner\.initial_policy"):
         train(
             tmp_path / "run", "rollout.num_workers=1", "learner.watch.window=1", "learner.watch.min_entropy=100",
-            "learner.learning_rate=1e18", "learner.warmup_steps=0", "learner.num_iterations=1",
+            "learner.learning_rate=1e18", "learner.warmup_steps=0", "learner.num_iterations=1", "learner.entropy_bonus=0.01",
         )  # fmt: skip
     output = capsys.readouterr().out
     assert "Alarms while training" in output

@@ -207,6 +207,7 @@ def test_gaps_are_paired_by_seed_and_told_with_what_the_mixture_closes(tmp_path:
     assert [table.title for table in tables[:2]] == ["evaluated on there", "evaluated on elsewhere"]
     assert [row[0] for row in tables[0].rows] == ["own", "mixture", "moved"]
     assert tables[2].rows == [("there", "moved", "0.4000 ± 0.0000", "0.2000 ± 0.0000", "50%")]
+    plot_frontier(study, [measure(run, alpha=1.0) for run in runs], tmp_path / "frontier.png")
     without = [measure(run, alpha=1.0) for run in runs if run.arm.name != "mixture"]
     assert len(study_tables(study, without)) == 2, "a gap is told where all its arms were run"
 

@@ -34,7 +34,7 @@ class StudyArm:
     """One setting of a study."""
 
     name: str
-    """As tables have it."""
+    """No two arms of a study share it."""
     settings: tuple[str, ...] = ()
     """``key.path=value`` over the study's own."""
     starts_from: str | None = None
@@ -44,6 +44,11 @@ class StudyArm:
     on: str = ""
     """What its policy is evaluated on, where arms of one study differ in that: rows with another are not to be compared."""
     need: Need | None = None
+
+    @property
+    def label(self) -> str:
+        """The name among arms that are evaluated on the same: `second` of `second -> sudoku` on `sudoku`."""
+        return self.name.removesuffix(f" -> {self.on}")
 
     @property
     def slug(self) -> str:

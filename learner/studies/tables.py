@@ -47,17 +47,26 @@ def study_tables(study: Study, measured: Sequence[Measured]) -> list[Rows]:
     tables = []
     for on in panels:
         here = [each for each in measured if each.run.arm.on == on]
-        head = ("arm", "accuracy", "NFE", "reward", *(f"Pass@{n}" for n in study.pass_at), "seeds")
+        head = (
+            "trained on" if on else "arm",
+            "accuracy",
+            "NFE",
+            "reward",
+            *(f"Pass@{n}" for n in study.pass_at),
+            "seeds",
+        )
         tables.append(Rows(f"evaluated on {on}" if on else study.question, head, _arm_rows(study, here)))
     if gaps := _gap_rows(study, measured):
-        head = ("on", "policy", "own reward - policy's", "mixture's - policy's", "share of the gap closed")
-        tables.append(Rows("the gap of moved policies, and what the mixture closes of it", head, gaps))
+        head = ("evaluated on", "trained on", "reward lost", "the mixture's gain", "share of the gap closed")
+        tables.append(
+            Rows("reward lost by policies trained on something else, and what the mixture gets back", head, gaps)
+        )
     return tables
 
 
 def _arm_rows(study: Study, measured: Sequence[Measured]) -> list[Row]:
     """One row per trained arm, best first, then the best setting of every heuristic."""
-    trained = [(name, [each.learned for each in mine]) for name, mine in by_arm(measured).items()]
+    trained = [(mine[0].run.arm.label, [each.learned for each in mine]) for mine in by_arm(measured).values()]
     trained.sort(key=lambda item: -float(np.mean([figures.reward for figures in item[1]])))
     rows = [_row(study, name, figures) for name, figures in trained]
     for arm, figures in best_heuristics(measured).items():
@@ -115,4 +124,5 @@ def _gap_row(gap: Gap, groups: Mapping[str, list[Measured]]) -> Row:
     lost = over_seeds([own[seed] - moved[seed] for seed in seeds])
     closed = over_seeds([mixture[seed] - moved[seed] for seed in seeds])
     share = f"{closed.mean / lost.mean:.0%}" if lost.mean > 0 else "no gap"
-    return groups[gap.own][0].run.arm.on, gap.moved, lost.text(digits=4), closed.text(digits=4), share
+    arm = groups[gap.moved][0].run.arm
+    return arm.on, arm.label, lost.text(digits=4), closed.text(digits=4), share

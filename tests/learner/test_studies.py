@@ -196,16 +196,18 @@ def test_the_table_has_arms_by_reward_and_then_the_best_setting_of_each_heuristi
 
 
 def test_gaps_are_paired_by_seed_and_told_with_what_the_mixture_closes(tmp_path: Path) -> None:
-    arms = [StudyArm(name, on="there") for name in ("own", "moved", "mixture")]
-    study = Study("demo", "Which?", (*arms, StudyArm("else", on="elsewhere")), gaps=(Gap("own", "moved", "mixture"),))
+    arms = [StudyArm(name, on="there") for name in ("own", "moved -> there", "mixture")]
+    gaps = (Gap("own", "moved -> there", "mixture"),)
+    study = Study("demo", "Which?", (*arms, StudyArm("else", on="elsewhere")), gaps=gaps)
     runs = runs_of(*study.arms, out=tmp_path, seeds=(0, 1))
-    num_right = {"own": 8, "moved": 4, "mixture": 6, "else": 1}
+    num_right = {"own": 8, "moved -> there": 4, "mixture": 6, "else": 1}
     for run in runs:
         right = num_right[run.arm.name] + run.seed
         finished(run.path, [record(i, right=i < right, nfe=1) for i in range(10)])
     tables = study_tables(study, [measure(run, alpha=1.0) for run in runs])
     assert [table.title for table in tables[:2]] == ["evaluated on there", "evaluated on elsewhere"]
     assert [row[0] for row in tables[0].rows] == ["own", "mixture", "moved"]
+    assert tables[0].head[0] == "trained on"
     assert tables[2].rows == [("there", "moved", "0.4000 ± 0.0000", "0.2000 ± 0.0000", "50%")]
     plot_frontier(study, [measure(run, alpha=1.0) for run in runs], tmp_path / "frontier.png")
     without = [measure(run, alpha=1.0) for run in runs if run.arm.name != "mixture"]

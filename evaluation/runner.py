@@ -10,6 +10,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
 from policy.factory import HEURISTICS, make_swept_heuristic
 from rollout_workers.config import check_block_length
+from rollout_workers.hosting import by_model
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
@@ -45,9 +46,9 @@ def _halves(canvas_length: int) -> tuple[int, ...]:
     return tuple(blocks)
 
 
-def learned_arm(block_length: int, temperature: float | None = None) -> Arm:
+def learned_arm(block_length: int, temperature: float | None = None, *, is_random: bool = True) -> Arm:
     """The trained policy at a policy temperature (None: as trained), decoded with the blocks that it was trained with."""
-    return Arm(LEARNED, temperature, block_length, is_random=True)
+    return Arm(LEARNED, temperature, block_length, is_random)
 
 
 def validation_rewards(
@@ -126,10 +127,11 @@ def _plan(
                 for number, pick in enumerate(picks)
                 if (*arm_key, f"{pick.task}/{split}/{pick.index}") not in done
             ]
-            for start in range(0, len(groups_of_arm), config.lease_examples):
-                groups = tuple(groups_of_arm[start : start + config.lease_examples])
-                lease = Lease(len(plan), run_seed + seed, spec, groups, arm.block_length, record=False)
-                plan.append((lease, arm, seed))
+            for mine in by_model(groups_of_arm):
+                for start in range(0, len(mine), config.lease_examples):
+                    groups = tuple(mine[start : start + config.lease_examples])
+                    lease = Lease(len(plan), run_seed + seed, spec, groups, arm.block_length, record=False)
+                    plan.append((lease, arm, seed))
     return plan
 
 

@@ -14,6 +14,7 @@ from learner.watch import WatchConfig
 from policy.config import PolicyConfig
 from policy.reference_policies import REFERENCES
 from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig, TaskConfig
+from rollout_workers.hosting import MAIN, model_of, task_of
 from rollout_workers.tasks import TASK_NAMES
 
 
@@ -172,10 +173,14 @@ class RunConfig:
 
     run_dir: str = setting("runs/tiny", help="where everything is written: a local path, or s3://BUCKET/PREFIX")
     seed: int = setting(0, minimum=0)
-    task: str | dict[str, float] = setting("arithmetic", help="a task, or a mixture: names and their relative weights")
+    task: str | dict[str, float] = setting(
+        "arithmetic", help="a task, or a mixture: names and their relative weights; TASK@NAME is decoded by models.NAME"
+    )
     task_settings: dict[str, TaskConfig] = field(default_factory=dict)
     """Task name -> how it is posed and graded."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    """Further dLLMs, by the names that tasks call them; each rollout actor hosts one of all."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -192,6 +197,7 @@ class RunConfig:
         prefix = f"{where}." if where else ""
         parse_location(self.run_dir, what=f"config key '{prefix}run_dir'")
         self._check_tasks(prefix)
+        self._check_models(prefix)
         check_compatible(self, prefix)
         if self.learner.prompts_per_step % self.rollout.lease_groups:
             raise UserError(
@@ -207,21 +213,47 @@ class RunConfig:
     @property
     def task_configs(self) -> dict[str, TaskConfig]:
         """Task name -> how it is posed, for every task of this run."""
-        return {name: self.task_settings.get(name, TaskConfig()) for name in self.task_weights}
+        return {name: self.task_settings.get(task_of(name), TaskConfig()) for name in self.task_weights}
+
+    @property
+    def model_configs(self) -> dict[str, ModelConfig]:
+        """Name (`rollout_workers.hosting`) -> model, for every model that decodes a task of this run."""
+        used = {model_of(name) for name in self.task_weights}
+        return {name: model for name, model in {MAIN: self.model, **self.models}.items() if name in used}
 
     def _check_tasks(self, prefix: str) -> None:
         if not self.task_weights:
             raise UserError(f"config key '{prefix}task' is {{}}; allowed: one task or more")
         for name, weight in self.task_weights.items():
-            if name not in TASK_NAMES:
+            if task_of(name) not in TASK_NAMES:
                 raise UserError(f"config key '{prefix}task' is {name!r}; allowed: {', '.join(TASK_NAMES)}")
+            if name != task_of(name) and model_of(name) not in self.models:
+                known = ", ".join(self.models) or "none are configured"
+                raise UserError(f"config key '{prefix}task' is {name!r}; allowed after '@': a name in models ({known})")
             if weight <= 0:
                 raise UserError(f"config key '{prefix}task.{name}' is {weight:g}; allowed: a number > 0")
+        tasks = dict.fromkeys(task_of(name) for name in self.task_weights)
         for name in self.task_settings:
-            if name not in self.task_weights:
+            if name not in tasks:
                 raise UserError(
                     f"config key '{prefix}task_settings.{name}' belongs to no task of this run; "
-                    f"allowed: {', '.join(self.task_weights)}"
+                    f"allowed: {', '.join(tasks)}"
+                )
+
+    def _check_models(self, prefix: str) -> None:
+        used = self.model_configs
+        device = next(iter(used.values())).device
+        for name, model in self.models.items():
+            if not name.replace("_", "").isalnum():
+                raise UserError(f"config key '{prefix}models' has the name {name!r}; allowed: letters, digits and '_'")
+            if name not in used:
+                raise UserError(
+                    f"config key '{prefix}models.{name}' decodes no task of this run; allowed: TASK@{name} in task"
+                )
+            if model.device != device:
+                raise UserError(
+                    f"config key '{prefix}models.{name}.device' is {model.device!r}; "
+                    f"allowed: {device!r}, the device of the run's other models"
                 )
 
 

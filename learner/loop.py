@@ -45,8 +45,9 @@ from learner.config import RunConfig
 from learner.group import LearnerGroup, TrajectoriesLost
 from learner.lease_plan import LeasePlan
 from learner.update_plan import UpdateRows
-from learner.watch import Watch
+from learner.watch import Alarm, Watch
 from rollout_workers.grading.answers import GradeKind
+from rollout_workers.hosting import MAIN, by_model, model_of, task_of
 from rollout_workers.pool import Batch, RolloutPool, check_failures
 from rollout_workers.problems import Problems
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
@@ -105,6 +106,7 @@ class TrainingLoop:
         canvas_length: int,
         block_length: int,
         on_report: Callable[[Report], None] = lambda report: None,
+        on_alarm: Callable[[Alarm], None] = lambda alarm: None,
     ) -> None:
         """`publish` makes weights available to the rollout actors, by version."""
         self._config = config
@@ -116,6 +118,7 @@ class TrainingLoop:
         self._validation = problems.validation
         self._block_length = block_length
         self._on_report = on_report
+        self._on_alarm = on_alarm
         self._clock = TimeStates(DRIVER)
         self._sink = JsonlSink(run_dir.metrics_path)
         self._plan = LeasePlan(config, block_length)
@@ -135,7 +138,8 @@ class TrainingLoop:
         self._sink.rewind(self.progress.step)
         JsonlSink(self._run_dir.samples_path).rewind(self.progress.step)
         for line in read_jsonl(self._run_dir.metrics_path):
-            self._watch.observe(line["step"], line["values"])
+            for alarm in self._watch.observe(line["step"], line["values"]):
+                self._on_alarm(alarm)
 
     def run(self) -> None:
         """Trains to the last update; raises StopRequested after saving when it was asked to stop."""
@@ -265,16 +269,12 @@ class TrainingLoop:
                 GroupRequest(number, pick.task, Split.VALIDATION, pick.index, 1)
                 for number, pick in enumerate(self._validation)
             ]
+            parts = [
+                tuple(mine[start : start + chunk]) for mine in by_model(groups) for start in range(0, len(mine), chunk)
+            ]
             leases = [
-                Lease(
-                    number,
-                    config.seed,
-                    spec,
-                    tuple(groups[start : start + chunk]),
-                    self._block_length,
-                    record=False,
-                )
-                for number, start in enumerate(range(0, len(groups), chunk))
+                Lease(number, config.seed, spec, part, self._block_length, record=False)
+                for number, part in enumerate(parts)
             ]
             done = sorted((summary for summary, _ in self._pool.run(leases)), key=lambda summary: summary.lease.id)
         measured = values(rollout_metrics(done))
@@ -307,6 +307,7 @@ class TrainingLoop:
             if alarm.is_fatal:
                 raise Diverged(f"update {alarm.step}: {alarm.message}")
             logger.warning("update %d: %s: %s", alarm.step, alarm.name, alarm.message)
+            self._on_alarm(alarm)
 
     def _check_grader(self, summaries: list[LeaseSummary]) -> None:
         grades = [grade for summary in summaries for grade in summary.grades]
@@ -426,10 +427,15 @@ def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
             if len(terms) > 1:
                 records[-1] |= {f"reward_{name}": Mean(value, 1) for name, value in terms.items()}
             if is_mixture:
-                task = row.example_id.partition("/")[0]
+                task = _in_metric_names(row.example_id.partition("/")[0])
                 own: dict[str, Metric] = {"reward": Mean(reward, 1), "accuracy": Mean(float(grade.is_correct), 1)}
                 records[-1] |= {f"{name}_{task}": value for name, value in own.items()}
     return reduce(records)
+
+
+def _in_metric_names(task: str) -> str:
+    """`sudoku@second` as `sudoku_on_second`: sinks of metrics allow few signs in names."""
+    return task if model_of(task) == MAIN else f"{task_of(task)}_on_{model_of(task)}"
 
 
 def wall_clock_breakdown(

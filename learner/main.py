@@ -19,6 +19,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from cluster.config import apply_overrides, build, dump_yaml, load_yaml, to_dict
 from cluster.errors import DeadlineExceeded, ExitCode, RunFailure, UserError
+from learner import parity
 from learner.config import RunConfig
 
 DEFAULT_PRESET = "tiny"
@@ -73,13 +74,18 @@ def presets() -> list[str]:
 
 
 def resolve(settings: Sequence[str]) -> RunConfig:
-    """The run configuration of a command line: a preset or a file, then overrides from left to right."""
+    """The run configuration of a command line: a preset or a file, then its parity, then overrides from left to right."""
     sources = [setting for setting in settings if "=" not in setting]
     overrides = [setting for setting in settings if "=" in setting]
     if len(sources) > 1:
         raise UserError(f"two configurations given, {sources[0]!r} and {sources[1]!r}; allowed: one preset or file")
     source = sources[0] if sources else DEFAULT_PRESET
-    return build(RunConfig, apply_overrides(_load(source), overrides))
+    base = _load(source)
+    whole = apply_overrides(base, overrides)
+    if parity.is_set(whole.pop(parity.KEY, False)):
+        whole = apply_overrides(_lay_over(base, parity.quirks(whole), RunConfig), overrides)
+        del whole[parity.KEY]
+    return build(RunConfig, whole)
 
 
 def _load(source: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ An actor that cannot get a version of the weights in time says so with a `Worker
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,7 +40,8 @@ WEIGHTS = "weights"
 class WorkerSpec:
     """Everything an actor needs to build itself; plain data, so that a replacement is exactly alike."""
 
-    model: ModelConfig
+    models: Mapping[str, ModelConfig]
+    """Those that it hosts, by name (`rollout_workers.hosting`)."""
     settings: DecodeSettings
     reward: RewardConfig
     tasks: Mapping[str, TaskConfig]
@@ -51,9 +52,13 @@ class WorkerSpec:
     grades: bool = True
     """Whether it grades what it decodes; else graders of their own do."""
 
+    def hosting(self, models: Sequence[str]) -> WorkerSpec:
+        """The same with some of the models."""
+        return replace(self, models={name: self.models[name] for name in models})
+
 
 class RolloutWorker:
-    """Runs leases one after another; between them it holds nothing but the model and the last policy it pulled."""
+    """Runs leases one after another; between them it holds nothing but its models and the last policy it pulled."""
 
     def __init__(self, spec: WorkerSpec, store: WeightStore | None) -> None:
         keep_freed_memory()
@@ -63,17 +68,22 @@ class RolloutWorker:
         self._spec = spec
         self._store = store
         self._policy: tuple[int, PolicyNetwork] | None = None
-        self._rollout = Rollout(
-            load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device, options=spec.model.options),
-            load_tokenizer(spec.model.name, spec.model.options),
-            spec.settings,
-            RewardFunction(spec.reward.terms, alpha=spec.reward.alpha),
-            tasks=make_tasks(spec.tasks),
-            clock=self._clock,
-        )
+        tasks, reward = make_tasks(spec.tasks), RewardFunction(spec.reward.terms, alpha=spec.reward.alpha)
+        self._rollouts = {
+            name: Rollout(
+                load_model(model.name, dtype=model.dtype, device=model.device, options=model.options),
+                load_tokenizer(model.name, model.options),
+                spec.settings,
+                reward,
+                tasks=tasks,
+                clock=self._clock,
+            )
+            for name, model in spec.models.items()
+        }
+        (self._device,) = {model.device for model in spec.models.values()}
 
     def ready(self) -> bool:
-        """Answers once the model is loaded, has passed its self-check, and the newest weights are here if there are any."""
+        """Answers once the models are loaded, have passed their self-checks, and the newest weights are here if there are any."""
         if self._store is not None:
             with _as_fault(self._name):
                 newest = self._store.latest_version(self._spec.weights_deadline_s)
@@ -84,7 +94,8 @@ class RolloutWorker:
 
     def run(self, lease: Lease) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         """Decodes one lease, and grades it unless graders of their own do."""
-        run = self._rollout.run if self._spec.grades else self._rollout.decode
+        rollout = self._rollouts[lease.model]
+        run = rollout.run if self._spec.grades else rollout.decode
         summary, trajectories = run(lease, self._unmasker(lease.unmasker))
         return replace(summary, actor=self._name), trajectories
 
@@ -103,7 +114,7 @@ class RolloutWorker:
         spec = self._spec
         with _as_fault(self._name):
             record = self._store.fetch(version, fingerprint=spec.fingerprint, timeout_s=spec.weights_deadline_s)
-        return from_bytes(record.data, where=f"weight version {version}").to(self._spec.model.device)
+        return from_bytes(record.data, where=f"weight version {version}").to(self._device)
 
 
 @contextmanager

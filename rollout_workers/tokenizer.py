@@ -73,6 +73,21 @@ class DllmTokenizer:
         kept = list(ids[: ends[0]]) if ends else list(ids)
         return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
+    def ids_of(self, text: str) -> list[int]:
+        """Ids of a text as it stands; a token of the vocabulary is itself, and words that are none are left out."""
+        if text in (vocabulary := self.vocabulary()):
+            return [vocabulary[text]]
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return [each for each in ids if each != self._tokenizer.unk_token_id]
+
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> id."""
+        return dict(self._tokenizer.get_vocab())
+
+    def special_ids(self) -> set[int]:
+        """Ids of the special tokens."""
+        return set(self._tokenizer.all_special_ids)
+
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """One string per id, special tokens included."""
         return [str(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]

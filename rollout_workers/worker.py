@@ -22,6 +22,7 @@ from policy.unmasker import Unmasker
 from policy.weights import from_bytes
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.models.load import load_model, load_tokenizer
+from rollout_workers.resources import ModelResources
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.rollout import DecodeSettings, ExpertSpec, Lease, LeaseSummary, Rollout, UnmaskerSpec
 from rollout_workers.tasks import make_tasks
@@ -54,9 +55,16 @@ class RolloutWorker:
         self._spec = spec
         self._store = store
         self._policy: tuple[int, PolicyNetwork] | None = None
+        model = load_model(
+            spec.model.name, dtype=spec.model.dtype, device=spec.model.device, options=spec.model.options
+        )
+        tokenizer = load_tokenizer(spec.model.name, spec.model.options)
+        self._resources = ModelResources(
+            model, tokenizer, name=spec.model.name, options=spec.model.options, dtype=spec.model.dtype
+        )
         self._rollout = Rollout(
-            load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device, options=spec.model.options),
-            load_tokenizer(spec.model.name, spec.model.options),
+            model,
+            tokenizer,
             spec.settings,
             RewardFunction(spec.reward.terms, alpha=spec.reward.alpha),
             tasks=make_tasks(spec.tasks),
@@ -75,10 +83,11 @@ class RolloutWorker:
     def _unmasker(self, spec: UnmaskerSpec) -> Unmasker:
         if spec.heuristic is not None:
             assert spec.parameter is not None, "a heuristic needs its parameter"
-            return make_swept_heuristic(spec.heuristic, spec.parameter)
+            return make_swept_heuristic(spec.heuristic, spec.parameter, resources=self._resources)
         if self._policy is None or self._policy[0] != spec.weight_version:
             with self._clock.state(WEIGHTS):
                 self._policy = (spec.weight_version, self._pull(spec.weight_version))
+        assert not isinstance(spec.parameter, Mapping), "a learned policy's parameter is its temperature"
         learned = make_learned(self._policy[1], temperature=spec.parameter, inference=spec.inference)
         return learned if spec.expert is None else _expert(learned, spec.expert)
 

@@ -9,7 +9,13 @@ import torch
 from policy.config import PolicyConfig
 from policy.heuristics.registry import HEURISTICS, HeuristicKind
 from policy.heuristics.resources import Resources
-from policy.heuristics.settings import canonical_name, heuristic_kind, heuristic_parameters, make_heuristic, whole_numbers
+from policy.heuristics.settings import (
+    canonical_name,
+    heuristic_kind,
+    heuristic_parameters,
+    make_heuristic,
+    whole_numbers,
+)
 from policy.inference import InferenceConfig
 from policy.learned import LearnedUnmasker, make_distribution
 from policy.networks.base import PolicyNetwork

@@ -103,9 +103,7 @@ class Engine:
         self._clock = clock or TimeStates(SCHEDULING)
 
     @torch.no_grad()
-    def decode(
-        self, sequences: Iterable[Sequence], *, record: bool = False, tracer: Watcher | None = None
-    ) -> Decoded:
+    def decode(self, sequences: Iterable[Sequence], *, record: bool = False, tracer: Watcher | None = None) -> Decoded:
         """Decodes all `sequences`, which share one canvas length, until none is left; a `tracer` watches."""
         submitted = tuple(sequences)
         lengths = {len(sequence.canvas_ids) for sequence in submitted}

@@ -47,7 +47,9 @@ class ModelResources:
         """The id of the one token that is written `text`; ValueError where it is none or several."""
         ids = self._tokenizer.ids_of(text)
         if len(ids) != 1:
-            raise ValueError(f"delimiter {text!r} is {len(ids)} tokens of model '{self._name}'; allowed: a single token")
+            raise ValueError(
+                f"delimiter {text!r} is {len(ids)} tokens of model '{self._name}'; allowed: a single token"
+            )
         return ids[0]
 
     def token_frequencies(self, source: str) -> Tensor:
@@ -64,7 +66,9 @@ class ModelResources:
         try:
             counts = {self._id(token): int(count) for token, count in json.loads(path.read_text())["counts"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"background '{path}' cannot be read ({error}); needed: {{\"counts\": {{token: count}}}}") from error
+            raise ModelError(
+                f"background '{path}' cannot be read ({error}); needed: {{\"counts\": {{token: count}}}}"
+            ) from error
         total = max(1, sum(counts.values()))
         shares_V = torch.full((self._spec.vocabulary_size,), 1 / total, dtype=torch.float64, device=self._device)
         ids = torch.tensor(list(counts), dtype=torch.int64, device=self._device)

@@ -45,5 +45,7 @@ def best_of_runs(score_BL: Tensor, eligible_BL: Tensor) -> tuple[Tensor, Tensor]
     is_first_BL = run_sorted_BL != previous_BL
     best_BL = torch.zeros_like(eligible_BL).scatter_(1, order_BL, is_first_BL)
     score_sorted_BL = score_BL.gather(1, order_BL)
-    is_tied_BL = is_first_BL[:, :-1] & ~is_first_BL[:, 1:] & (score_sorted_BL[:, :-1] - score_sorted_BL[:, 1:] < NEAR_TIE)
+    is_tied_BL = (
+        is_first_BL[:, :-1] & ~is_first_BL[:, 1:] & (score_sorted_BL[:, :-1] - score_sorted_BL[:, 1:] < NEAR_TIE)
+    )
     return best_BL, is_tied_BL.sum(1)

@@ -62,7 +62,9 @@ class ParticleFilter:
         for row, cloud in enumerate(clouds):
             noise_NL = noise_BM[row, :-1].view(self._num_particles, L)
             for particle in live[row].tolist():
-                near_B[row] += self._step(cloud, particle, rows.window_BL[row], log_probs[row][particle], noise_NL[particle])
+                near_B[row] += self._step(
+                    cloud, particle, rows.window_BL[row], log_probs[row][particle], noise_NL[particle]
+                )
             if not bool((cloud.masked_NL & rows.window_BL[row]).any()):
                 cloud = _resampled(cloud, float(noise_BM[row, -1]))
             shown = _shown(cloud, rows.window_BL[row])
@@ -116,9 +118,7 @@ class ParticleFilter:
                 found[row][particle] = log_probs_nV
         return found
 
-    def _step(
-        self, cloud: _Particles, particle: int, window_L: Tensor, log_probs_nV: Tensor, noise_L: Tensor
-    ) -> int:
+    def _step(self, cloud: _Particles, particle: int, window_L: Tensor, log_probs_nV: Tensor, noise_L: Tensor) -> int:
         """One pass of one particle, written into `cloud`; returns the near ties."""
         position_n = (cloud.masked_NL[particle] & window_L).nonzero().squeeze(1)
         cumulative_nV = log_probs_nV.double().exp().cumsum(1)

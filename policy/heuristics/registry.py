@@ -57,7 +57,13 @@ _TAU = probability("tau", 0.9, "confidence that is enough")
 
 HEURISTICS: Mapping[str, HeuristicKind] = {
     "random": HeuristicKind(
-        "k random positions", "arXiv 2502.09992", (_K,), RandomOrder, is_random=True, is_expert=True, eos_controls=_FIXED
+        "k random positions",
+        "arXiv 2502.09992",
+        (_K,),
+        RandomOrder,
+        is_random=True,
+        is_expert=True,
+        eos_controls=_FIXED,
     ),
     "low_confidence": HeuristicKind(
         "the k most confident positions", "arXiv 2502.09992", (_K,), LowConfidence, is_expert=True
@@ -66,9 +72,15 @@ HEURISTICS: Mapping[str, HeuristicKind] = {
         "every confidence of at least tau", "Fast-dLLM, arXiv 2505.22618", (_TAU,), Threshold, is_expert=True
     ),
     "margin": HeuristicKind(
-        "the k positions whose two likeliest tokens are furthest apart", "arXiv 2502.06768", (_K,), Margin, is_expert=True
+        "the k positions whose two likeliest tokens are furthest apart",
+        "arXiv 2502.06768",
+        (_K,),
+        Margin,
+        is_expert=True,
     ),
-    "entropy": HeuristicKind("the k positions of least entropy", "Dream, arXiv 2508.15487", (_K,), Entropy, is_expert=True),
+    "entropy": HeuristicKind(
+        "the k positions of least entropy", "Dream, arXiv 2508.15487", (_K,), Entropy, is_expert=True
+    ),
     "factor": HeuristicKind(
         "the n most confident positions with (n + 1)(1 - c_n) < factor",
         "Fast-dLLM, arXiv 2505.22618",

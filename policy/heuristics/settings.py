@@ -70,7 +70,9 @@ def canonical_name(name: str, entry: object) -> str:
     base, kind, _ = _resolve(name, entry)
     values = heuristic_parameters(name, entry)
     others = {key: value for key, value in values.items() if key != kind.parameter}
-    inner = ",".join(f"{key}={value if isinstance(value, str) else format(value, 'g')}" for key, value in others.items())
+    inner = ",".join(
+        f"{key}={value if isinstance(value, str) else format(value, 'g')}" for key, value in others.items()
+    )
     return f"{base}({inner})" if inner else base
 
 

@@ -32,7 +32,9 @@ class CausalModel:
         rows = [[*text, *[self._spec.pad_id] * (width - len(text))] for text in texts]
         mask = [[1] * len(text) + [0] * (width - len(text)) for text in texts]
         logits_BSV = self._model(
-            input_ids=torch.tensor(rows, device=device), attention_mask=torch.tensor(mask, device=device), use_cache=False
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            use_cache=False,
         ).logits
         found = []
         for row, (text, start) in enumerate(zip(texts, first, strict=True)):
@@ -46,7 +48,9 @@ class CausalModel:
         return found
 
 
-def load_causal(name: str, spec: ModelSpec, tokenizer: DllmTokenizer, *, dtype: torch.dtype, device: str) -> CausalModel:
+def load_causal(
+    name: str, spec: ModelSpec, tokenizer: DllmTokenizer, *, dtype: torch.dtype, device: str
+) -> CausalModel:
     """The causal model of a folder or hub id; `ModelError` where it cannot be loaded or writes with other tokens."""
     if not name:
         raise ModelError("parameter 'model' of heuristic 'apd' is ''; allowed: the folder or hub id of a causal model")

@@ -186,7 +186,9 @@ class RemoteCodeDLLM:
         shadow_BL: Tensor | None = None,
     ) -> Prediction:
         if shadow_BL is not None:
-            raise ModelError(f"model '{self.spec.name}': its own code takes no attention between chosen tokens (sampler wino)")
+            raise ModelError(
+                f"model '{self.spec.name}': its own code takes no attention between chosen tokens (sampler wino)"
+            )
         inputs = Inputs.join(prompt_BP, prompt_length_B, canvas_BL)
         reduction = Reduction(
             num_confidences, token_temperature, token_uniforms_N, with_entropy, with_margin, with_log_probs, banned_ids

@@ -72,7 +72,7 @@ class LiveRows:
 
     def __init__(self, *, mask_id: int, pad_id: int, canvas_length: int, device: torch.device) -> None:
         self.sequences: list[Sequence] = []
-        self._mask_id, self._pad_id, self._device = mask_id, pad_id, device
+        self.mask_id, self._pad_id, self._device = mask_id, pad_id, device
         self.prompt_BP = self._empty(0, 0)
         self.prompt_length_B = self._empty(0)
         self.canvas_BL = self._empty(0, canvas_length)
@@ -99,7 +99,7 @@ class LiveRows:
 
     def is_mask(self, canvas_NL: Tensor) -> Tensor:
         """bool: where canvases hold the mask token."""
-        return canvas_NL == self._mask_id
+        return canvas_NL == self.mask_id
 
     def written_BL(self) -> Tensor:
         """bool: committed while decoding."""
@@ -119,7 +119,7 @@ class LiveRows:
         canvas = self._tensor([list(sequence.canvas_ids) for sequence in sequences])
         self.prompt_BP = torch.cat([old_BP, self._tensor(rows)])
         self.canvas_BL = torch.cat([self.canvas_BL, canvas])
-        self.order_BL = torch.cat([self.order_BL, torch.where(canvas == self._mask_id, NEVER, 0)])
+        self.order_BL = torch.cat([self.order_BL, torch.where(canvas == self.mask_id, NEVER, 0)])
         self.prompt_length_B = self._append(self.prompt_length_B, [len(s.prompt_ids) for s in sequences])
         self.block_length_B = self._append(self.block_length_B, [s.block_length for s in sequences])
         self.key_B = self._append(self.key_B, [s.key for s in sequences])
@@ -140,7 +140,7 @@ class LiveRows:
         self.canvas_BL = torch.where(decision.commit_BL, token_ids_BL, self.canvas_BL)
         self.order_BL = torch.where(decision.commit_BL, self.nfe_B.unsqueeze(1), self.order_BL)
         if decision.remask_BL is not None:
-            self.canvas_BL = self.canvas_BL.masked_fill(decision.remask_BL, self._mask_id)
+            self.canvas_BL = self.canvas_BL.masked_fill(decision.remask_BL, self.mask_id)
             self.order_BL = self.order_BL.masked_fill(decision.remask_BL, NEVER)
         self.num_near_ties_B = self.num_near_ties_B + decision.num_near_ties_B
         if decision.memory is not None:

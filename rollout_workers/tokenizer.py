@@ -88,6 +88,10 @@ class DllmTokenizer:
         """Ids of the special tokens."""
         return set(self._tokenizer.all_special_ids)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id by itself, special tokens included."""
+        return [str(self._tokenizer.decode([token])) for token in ids]
+
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """One string per id, special tokens included."""
         return [str(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]

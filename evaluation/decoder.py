@@ -133,6 +133,7 @@ class Decoder:
             raise UserError(str(error)) from error
         except ValueError as error:
             raise error if isinstance(error, UserError) else UserError(str(error)) from error
+        self.model_name = model
         self._seed = seed
         self._is_raw = is_raw
 

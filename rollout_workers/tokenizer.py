@@ -49,6 +49,14 @@ class DllmTokenizer:
             text = str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         return text + prefill
 
+    def render_chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        """A conversation as the model reads it; a UserError where the checkpoint has no chat template."""
+        if not self.uses_chat_template:
+            raise UserError("the model's tokenizer has no chat template; allowed: prompts as they stand")
+        return str(
+            self._tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+        )
+
     def encode_prompt(self, text: str, prefill: str = "") -> list[int]:
         """Ids of a rendered prompt."""
         return self.encode_text(self.render_prompt(text, prefill))

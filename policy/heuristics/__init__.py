@@ -1,4 +1,4 @@
-"""Hand-made samplers, one family per file. All ties go to the leftmost position, all rules hold per row, nothing is kept between calls."""
+"""Hand-made samplers, one family per file. Ties go to the leftmost position, all rules hold per row, none keeps anything."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _RARE = 1e-9
 class Calibrated:
     """Commits the k positions with the largest exp(-`decay` offset) min(-p ln f, `clip`).
 
-    p is the probability of the predicted token, f its frequency in a background corpus, and the offset counts from the block's start.
+    p is the probability of the predicted token, f its frequency in a background corpus; the offset counts from the block's start.
     """
 
     needs = Needs(scope=Scope.BLOCK)

@@ -28,7 +28,7 @@ def top_k(score_BL: Tensor, eligible_BL: Tensor, k: int) -> tuple[Tensor, Tensor
 
 
 def or_best(chosen_BL: Tensor, score_BL: Tensor, eligible_BL: Tensor, near_B: Tensor) -> tuple[Tensor, Tensor]:
-    """`chosen_BL`, and in rows where nothing was chosen the eligible position with the largest score; with the near ties of both."""
+    """`chosen_BL`, or in rows where nothing was chosen the eligible position with the largest score; and the near ties."""
     best_BL, best_near_B = top_k(score_BL, eligible_BL, 1)
     is_empty_B = ~chosen_BL.any(1)
     return torch.where(is_empty_B.unsqueeze(1), best_BL, chosen_BL), near_B + is_empty_B * best_near_B

@@ -14,7 +14,7 @@ from policy.unmasker import Decision, deterministic
 
 
 def dilated_stage(block_length: int, base: int) -> list[int]:
-    """The stage, from 1, at which each position of a block is committed: the first t where floor(block / base^t) divides its offset."""
+    """The stage, from 1, of each position of a block: the first t where floor(block_length / base^t) divides its offset."""
     stages, spacing, stage = [0] * block_length, block_length, 0
     while 0 in stages:
         stage, spacing = stage + 1, max(1, spacing // base)

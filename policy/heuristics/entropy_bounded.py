@@ -18,7 +18,7 @@ Proxy = Literal["entropy", "confidence", "margin"]
 
 
 class EntropyBounded:
-    """Commits the first k positions, least error first, for the largest k whose entropies but for the largest sum to at most `gamma`.
+    """Commits the k positions of least error, for the largest k whose entropies without the largest sum to at most `gamma`.
 
     The error is estimated by `proxy`: entropy, 1 - confidence or -margin. At least one position is committed; the bound does not
     fall with k.

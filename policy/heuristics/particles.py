@@ -1,6 +1,6 @@
 """Self-rewarding sequential Monte Carlo: several canvases per row, and those that the model finds likelier survive.
 
-Shapes: `B` rows, `L` canvas positions, `V` vocabulary, `N` particles of one row, `M` canvases to look at, `n` positions of one canvas.
+Shapes: `B` rows, `L` canvas positions, `V` vocabulary, `N` particles of one row, `M` canvases to look at, `n` positions of one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Particles:
 
 
 class ParticleFilter:
-    """`particles` canvases decode each block with tokens drawn at temperature 1 and the threshold rule on the drawn tokens' probability.
+    """`particles` canvases decode each block by the threshold rule on the probabilities of tokens drawn at temperature 1.
 
     A particle's weight is the product of the probabilities of what it committed. When all have finished a block and the effective
     sample size is below half their number, they are drawn anew in proportion to their weights (systematic resampling), which then
@@ -99,7 +99,7 @@ class ParticleFilter:
     def _log_probs(
         self, observation: Observation, clouds: list[_Particles], live: list[Tensor]
     ) -> list[dict[int, Tensor]]:
-        """Row -> live particle -> `[n, V]` at its masked positions of the block; the first is the row itself, which was looked at."""
+        """Row -> live particle -> `[n, V]` at its masked positions of the block; the first of a row is what the row shows."""
         rows = observation.context
         assert observation.log_probs_NV is not None, "asked for in `needs`"
         found = [

@@ -1,4 +1,4 @@
-"""Every sampler by name: what it does, where it is from, its parameters and their defaults. The first parameter is the swept one."""
+"""Every sampler by name: what it does, its source, its parameters and their defaults. The first parameter is the swept one."""
 
 from __future__ import annotations
 

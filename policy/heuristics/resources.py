@@ -15,7 +15,7 @@ class SecondModel(Protocol):
     """A causal language model over the same vocabulary as the dLLM."""
 
     def log_probs(self, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
-        """For each text the log-probabilities `[S - first, V]` of its tokens from place `first` (at least 1) on, each given those before."""
+        """For each text the log-probabilities `[S - first, V]` at its places from `first` (at least 1) on, given those before."""
         ...
 
 

@@ -30,7 +30,7 @@ class _Drafted:
 
 
 class WideIn:
-    """Commits confidences above `tau` (at least one), and masks written tokens of the block again that are less likely than `tau_back`.
+    """Commits confidences above `tau` (at least one), and masks tokens of the block again that are less likely than `tau_back`.
 
     A written token is verified by its probability given all others (`Needs.verified`). A pass takes back fewer tokens than the one
     before committed, and none where it commits one only, so every block ends after at most one pass per position.

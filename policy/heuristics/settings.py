@@ -30,7 +30,7 @@ def heuristic_parameters(name: str, entry: object) -> dict[str, Value]:
     Raises:
         ValueError: quotes a name or value that there is not, and says what is allowed.
     """
-    base, kind, values = _resolve(name, entry)
+    _, kind, values = _resolve(name, entry)
     return {each.name: values[each.name] for number, each in enumerate(_all(kind)) if _shows(number, each, values)}
 
 

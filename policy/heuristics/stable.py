@@ -31,7 +31,7 @@ class _Past:
 
 
 class Stable:
-    """Commits every position with a confidence above `tau` whose KL(p_t || p_t-1) was below `kl` at each of the last `history` passes.
+    """Commits positions with a confidence above `tau` whose KL(p_t || p_t-1) was below `kl` at each of the last `history` passes.
 
     Where there is none, the `k` most confident positions. The history spans blocks, but the first `history` - 1 passes of a block
     commit by the latter rule.

@@ -15,7 +15,7 @@ from policy.unmasker import NEAR_TIE, Decision
 
 
 class VerifiedPrefix:
-    """Commits the longest prefix of the next `lookahead` eligible positions that the product of both models would write, at least one.
+    """Commits the longest prefix of the next `lookahead` eligible positions that both models together would write, at least one.
 
     A draft token agrees where it maximises `ratio` log p + (1 - `ratio`) log q, with p of the dLLM and q of the causal model that
     reads the prompt, the canvas and the drafts before it. Tokens are greedy, so the shared Gumbel noise of the paper is 0. One pass

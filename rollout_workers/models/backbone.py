@@ -98,7 +98,9 @@ class BackboneDLLM:
 
     def _shadows(self, inputs: Inputs, shadow_BL: Tensor) -> Shadows:
         if self.is_shifted:
-            raise ModelError(f"model '{self.spec.name}': it predicts from the left, so no token can be hidden from itself alone (sampler wino)")  # fmt: skip
+            raise ModelError(
+                f"model '{self.spec.name}' predicts each token from the place to its left; allowed: sampler wino with others"
+            )
         return Shadows.join(inputs, shadow_BL)
 
     def _hidden_states_beside(self, inputs: Inputs, shadows: Shadows) -> Tensor:

@@ -1,8 +1,8 @@
 """What the engine needs of a frozen dLLM. Every quirk of a model stops at its adapter.
 
 Predictions are aligned with their own positions (no logit shift is visible), the mask id is never predicted, and nobody outside an
-adapter ever sees a `[B, L, V]` tensor: only the positions asked for leave it, reduced over the vocabulary. Whole distributions leave
-it only for samplers that compare them (`with_log_probs`), and only at the positions asked for.
+adapter ever sees a `[B, L, V]` tensor: only the positions asked for leave it, reduced over the vocabulary. Whole distributions
+leave it only for samplers that compare them (`with_log_probs`), and only at the positions asked for.
 
 Shapes: `B` rows, `P` prompt tokens (left-padded), `L` canvas tokens, `N` positions asked for, `K` confidences, `V` vocabulary,
 `D` hidden size.

@@ -1,6 +1,6 @@
 """Shadow tokens: a block a second time, as masks, so that one pass both predicts and verifies (WINO, arXiv 2507.18578).
 
-A shadow stands at the position of its token, sees every real token but that one and the other shadows, and is seen by shadows alone.
+A shadow stands at the position of its token, sees every shadow and every real token but that one, and is seen by shadows alone.
 
 Shapes: `B` rows, `L` canvas, `S` = P + L tokens, `W` shadows of a row.
 """

@@ -95,7 +95,8 @@ def look(model: FrozenDLLM, row: Row, canvas: list[int], banned: tuple[int, ...]
         with_log_probs=True, banned_ids=banned,
     )  # fmt: skip
     assert prediction.log_probs_NV is not None
-    return {i: Seen(each) for i, each in zip(wanted[0].nonzero().flatten().tolist(), prediction.log_probs_NV.tolist(), strict=True)}  # fmt: skip
+    positions = wanted[0].nonzero().flatten().tolist()
+    return {i: Seen(each) for i, each in zip(positions, prediction.log_probs_NV.tolist(), strict=True)}
 
 
 def decode_with(model: FrozenDLLM, rule: Rule, row: Row, *, banned: tuple[int, ...] = (), **parameters: Any) -> Outcome:
@@ -109,7 +110,8 @@ def decode_with(model: FrozenDLLM, rule: Rule, row: Row, *, banned: tuple[int, .
         masked = [i for i in range(L) if canvas[i] == mask]
         written = {i for i in range(L) if order[i] > 0}
         seen = look(model, row, canvas, banned)
-        view = Pass(model, row, list(canvas), masked, start, start + row.block_length, seen, written, nfe, state, banned=banned)  # fmt: skip
+        end = start + row.block_length
+        view = Pass(model, row, list(canvas), masked, start, end, seen, written, nfe, state, banned=banned)
         chosen = rule(view, **parameters)
         nfe, steps = nfe + 1 + view.extra, steps + 1
         for i, token in chosen.commit.items():
@@ -279,7 +281,8 @@ def info_gain(view: Pass, tau: float, candidates: int, position_temperature: flo
 def smc(view: Pass, tau: float, particles: int) -> Chosen:
     mask, L = view.model.spec.mask_id, len(view.canvas)
     if "canvases" not in view.state:
-        view.state.update(canvases=[list(view.canvas) for _ in range(particles)], w=[0.0] * particles, total=[0.0] * particles)  # fmt: skip
+        view.state["canvases"] = [list(view.canvas) for _ in range(particles)]
+        view.state.update(w=[0.0] * particles, total=[0.0] * particles)
     canvases, w, total = view.state["canvases"], view.state["w"], view.state["total"]
     draws = view.draws(particles * L + 1)
 
@@ -315,10 +318,8 @@ def smc(view: Pass, tau: float, particles: int) -> Chosen:
             canvases[:], total[:] = [list(canvases[n]) for n in picks], [total[n] for n in picks]
             w[:] = [0.0] * particles
     unfinished = [n for n in range(particles) if left(canvases[n])]
-    if any(mask in c for c in canvases):
-        shown = canvases[unfinished[0] if unfinished else 0]
-    else:
-        shown = canvases[total.index(max(total))]
+    likeliest = total.index(max(total))
+    shown = canvases[(unfinished or [0])[0] if any(mask in c for c in canvases) else likeliest]
     changed = [i for i in range(L) if shown[i] != view.canvas[i]]
     return Chosen({i: shown[i] for i in changed if shown[i] != mask}, {i for i in changed if shown[i] == mask})
 

@@ -35,7 +35,10 @@ class CausalHash:
 
     def log_probs(self, texts: list[list[int]], first: list[int]) -> list[Tensor]:
         self.num_texts += len(texts)
-        return [torch.stack([self.next(text[:i]) for i in range(start, len(text))]) for text, start in zip(texts, first, strict=True)]  # fmt: skip
+        return [
+            torch.stack([self.next(text[:i]) for i in range(start, len(text))])
+            for text, start in zip(texts, first, strict=True)
+        ]
 
     def next(self, before: list[int]) -> Tensor:
         one = torch.ones(1, 1, dtype=torch.bool)
@@ -69,11 +72,10 @@ def apd(view: oracle.Pass, ratio: float, lookahead: int, causal: CausalHash) -> 
     if len(candidates) > 1:
         view.extra += 1
     for i in candidates[1:]:
-        before = list(view.row.prompt) + [
-            view.seen[j].token if j in view.eligible else view.canvas[j] for j in range(i)
-        ]
-        other = causal.next(before).tolist()
-        product = [ratio * a + (1 - ratio) * b if a > -1e9 else -1e99 for a, b in zip(view.seen[i].log_probs, other, strict=True)]  # fmt: skip
+        canvas = [view.seen[j].token if j in view.eligible else view.canvas[j] for j in range(i)]
+        other = causal.next([*view.row.prompt, *canvas]).tolist()
+        pairs = zip(view.seen[i].log_probs, other, strict=True)
+        product = [ratio * a + (1 - ratio) * b if a > -1e9 else -1e99 for a, b in pairs]
         if product.index(max(product)) != view.seen[i].token:
             break
         accepted.append(i)
@@ -98,7 +100,8 @@ class Case:
 
     def parameters(self) -> dict[str, Any]:
         given = {each.name: each.default for each in HEURISTICS[self.name].parameters} | self.entry
-        return {key: value for key, value in given.items() if key not in ("eos", "delimiter", "background", "model")} | self.known  # fmt: skip
+        unknown = ("eos", "delimiter", "background", "model")
+        return {key: value for key, value in given.items() if key not in unknown} | self.known
 
 
 FACTS = Facts()
@@ -292,7 +295,16 @@ def test_several_canvases_per_row_do_not_go_with_stopping_at_the_end_of_text() -
 
 def test_the_end_of_text_comes_last_or_never() -> None:
     rows = [full(16, 16, key) for key in range(12)]
-    for entry in ({"tau": 0.3}, {"tau": 0.3, "eos": "last"}, {"tau": 0.3, "eos": "never"}):
-        decoded = decoded_by(Case("threshold", entry, None), rows, num_slots=5)
-        num_ends = sum(sequence.tokens_L.tolist().count(EOS_ID) for sequence in decoded.sequences)
-        assert (num_ends == 0) == (entry.get("eos") == "never")
+    num_ends = {}
+    for eos in ("allow", "last", "never"):
+        decoded = decoded_by(Case("threshold", {"tau": 0.3, "eos": eos}, None), rows, num_slots=5)
+        num_ends[eos] = sum(sequence.tokens_L.tolist().count(EOS_ID) for sequence in decoded.sequences)
+    assert num_ends["allow"] > 2 * num_ends["last"]
+    assert num_ends["never"] == 0
+    # Where the model sees nothing but the end, it is committed all the same.
+    certain = HashModel(eos_bonus=100.0)
+    for eos in ("allow", "last"):
+        case = Case("threshold", {"tau": 0.3, "eos": eos}, None)
+        sequence = decoded_by(case, [full(6, 6)], num_slots=1, model=certain).sequences[0]
+        assert sequence.tokens_L.tolist() == [EOS_ID] * 6
+        assert sequence.nfe == (1 if eos == "allow" else 6)

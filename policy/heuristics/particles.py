@@ -1,4 +1,4 @@
-"""Self-rewarding sequential Monte Carlo: several canvases per row, and those that the model finds likelier survive.
+"""Self-rewarding sequential Monte Carlo (arXiv 2602.01849): several canvases per row, of which the likelier survive.
 
 Shapes: `B` rows, `L` canvas positions, `V` vocabulary, `N` particles of one row, `M` canvases to look at, `n` positions of one.
 """

@@ -174,7 +174,7 @@ HEURISTICS: Mapping[str, HeuristicKind] = {
     ),
     "smc": HeuristicKind(
         "particles, resampled by their own likelihood after each block; one pass per particle",
-        "self-rewarding SMC",
+        "self-rewarding SMC, arXiv 2602.01849",
         (_TAU, integer("particles", 4, "canvases per row")),
         ParticleFilter,
         is_random=True,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
 from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
-from policy.factory import HEURISTICS, make_swept_heuristic
+from policy.factory import canonical_name, heuristic_kind, heuristic_parameters, whole_numbers
 from rollout_workers.config import check_block_length
 from rollout_workers.hosting import by_model
 from rollout_workers.pool import RolloutPool
@@ -26,14 +26,22 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
     for name, values in config.heuristics.items():
         for value in values:
             check_heuristic(name, value, f"{key}.heuristics.{name}")
-            arms.extend(Arm(name, float(value), block, HEURISTICS[name].is_random) for block in blocks)
+            arms.extend(_arm(name, value, block) for block in blocks)
     return arms
 
 
-def check_heuristic(name: str, value: float, key: str) -> None:
+def _arm(name: str, entry: object, block_length: int) -> Arm:
+    """One heuristic: its name brings along what is neither swept nor at its default."""
+    entry, kind = whole_numbers(entry), heuristic_kind(name)
+    value = heuristic_parameters(name, entry)[kind.parameter]
+    assert not isinstance(value, str), "swept parameters are numbers"
+    return Arm(canonical_name(name, entry), float(value), block_length, kind.is_random)
+
+
+def check_heuristic(name: str, entry: object, key: str) -> None:
     """Raises a UserError that names the config key for a heuristic or parameter that there is not."""
     try:
-        make_swept_heuristic(name, value)
+        heuristic_parameters(name, whole_numbers(entry))
     except ValueError as error:
         raise UserError(f"config key '{key}': {error}") from error
 

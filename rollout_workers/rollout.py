@@ -12,6 +12,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
 
 from cluster.metrics import TimeStates
+from policy.heuristics.parameters import Value
 from policy.inference import InferenceConfig
 from policy.noise import row_key
 from policy.steering import Behaviour
@@ -59,8 +60,8 @@ class UnmaskerSpec:
     """Which unmasker decodes: a heuristic, the learned policy at a weight version, or an expert that the policy scores."""
 
     heuristic: str | None = None
-    parameter: float | None = None
-    """Of the heuristic; of the learned policy its temperature, None for the one it is trained at."""
+    parameter: float | Mapping[str, Value] | None = None
+    """Of the heuristic, as in a configuration; of the learned policy its temperature, None for the one it is trained at."""
     weight_version: int = 0
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     """Of the learned policy."""

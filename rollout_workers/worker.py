@@ -28,6 +28,7 @@ from policy.unmasker import Unmasker
 from policy.weights import from_bytes
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.models.load import load_model, load_tokenizer
+from rollout_workers.resources import ModelResources
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.rollout import DecodeSettings, ExpertSpec, Lease, LeaseSummary, Rollout, UnmaskerSpec
 from rollout_workers.tasks import make_tasks
@@ -69,18 +70,16 @@ class RolloutWorker:
         self._store = store
         self._policy: tuple[int, PolicyNetwork] | None = None
         tasks, reward = make_tasks(spec.tasks), RewardFunction(spec.reward.terms, alpha=spec.reward.alpha)
-        self._rollouts = {
-            name: Rollout(
-                load_model(model.name, dtype=model.dtype, device=model.device, options=model.options),
-                load_tokenizer(model.name, model.options),
-                spec.settings,
-                reward,
-                tasks=tasks,
-                clock=self._clock,
+        self._rollouts: dict[str, Rollout] = {}
+        self._resources: dict[str, ModelResources] = {}
+        for name, config in spec.models.items():
+            model = load_model(config.name, dtype=config.dtype, device=config.device, options=config.options)
+            tokenizer = load_tokenizer(config.name, config.options)
+            self._resources[name] = ModelResources(
+                model, tokenizer, name=config.name, options=config.options, dtype=config.dtype
             )
-            for name, model in spec.models.items()
-        }
-        (self._device,) = {model.device for model in spec.models.values()}
+            self._rollouts[name] = Rollout(model, tokenizer, spec.settings, reward, tasks=tasks, clock=self._clock)
+        (self._device,) = {config.device for config in spec.models.values()}
 
     def ready(self) -> bool:
         """Answers once the models are loaded, have passed their self-checks, and the newest weights are here if there are any."""
@@ -96,16 +95,17 @@ class RolloutWorker:
         """Decodes one lease, and grades it unless graders of their own do."""
         rollout = self._rollouts[lease.model]
         run = rollout.run if self._spec.grades else rollout.decode
-        summary, trajectories = run(lease, self._unmasker(lease.unmasker))
+        summary, trajectories = run(lease, self._unmasker(lease.unmasker, self._resources[lease.model]))
         return replace(summary, actor=self._name), trajectories
 
-    def _unmasker(self, spec: UnmaskerSpec) -> Unmasker:
+    def _unmasker(self, spec: UnmaskerSpec, resources: ModelResources) -> Unmasker:
         if spec.heuristic is not None:
             assert spec.parameter is not None, "a heuristic needs its parameter"
-            return make_swept_heuristic(spec.heuristic, spec.parameter)
+            return make_swept_heuristic(spec.heuristic, spec.parameter, resources=resources)
         if self._policy is None or self._policy[0] != spec.weight_version:
             with self._clock.state(WEIGHTS):
                 self._policy = (spec.weight_version, self._pull(spec.weight_version))
+        assert not isinstance(spec.parameter, Mapping), "a learned policy's parameter is its temperature"
         learned = make_learned(self._policy[1], temperature=spec.parameter, inference=spec.inference)
         return learned if spec.expert is None else _expert(learned, spec.expert)
 

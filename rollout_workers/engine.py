@@ -186,6 +186,9 @@ class Engine:
         if self._token_temperature > 0:
             token_uniforms_N = uniforms(rows.key_B, rows.nfe_B, wanted_BL.shape[1], Stream.TOKEN)[wanted_BL]
         needs = self._unmasker.needs
+        special = special_arguments(needs)
+        if needs.verified:
+            special["shadow_BL"] = window_BL
         return self._model.predict(
             rows.prompt_BP,
             rows.prompt_length_B,
@@ -197,8 +200,7 @@ class Engine:
             with_hidden=needs.hidden,
             token_temperature=self._token_temperature,
             token_uniforms_N=token_uniforms_N,
-            **special_arguments(needs),
-            **({"shadow_BL": window_BL} if needs.verified else {}),
+            **special,
         )
 
     def _ended(self, rows: LiveRows) -> dict[int, SequenceStatus]:

@@ -37,6 +37,7 @@ from learner.checkpoint import (
     read_progress,
 )
 from learner.config import RunConfig
+from learner.exported import UpdateExport
 from learner.lease_plan import LeasePlan
 from learner.watch import Watch
 from policy.weights import fingerprint
@@ -103,6 +104,7 @@ class TrainingLoop:
         self._on_report = on_report
         self._clock = TimeStates(DRIVER)
         self._sink = JsonlSink(run_dir.metrics_path)
+        self._export = UpdateExport(config)
         self._fingerprint = fingerprint(config.policy)
         self._plan = LeasePlan(config, block_length)
         self._buffer = TrajectoryBuffer(
@@ -158,6 +160,7 @@ class TrainingLoop:
         rewards = [reward for summary in summaries for reward in summary.rewards]
         valid = [grade.is_valid for summary in summaries for grade in summary.grades]
         self._check_grader(summaries)
+        self._export.leases(self.progress.step, summaries, num_stale_dropped=self._buffer.num_stale_dropped)
         with self._clock.state(LEARNER):
             metrics, weights = self._call_learner(
                 "imitate" if self._plan.imitates(self.progress.step) else "update",
@@ -218,15 +221,19 @@ class TrainingLoop:
             self._run_dir.publish(name, files | {STATE_FILE: progress_file(self.progress)})
             best = checkpoint_name(self.progress.best_step)
             self._run_dir.retain("checkpoints", self._config.checkpoint.keep, always=[best])
+        self._export.checkpoint(self.progress.step)
 
     def _report(self, record: dict[str, float], summaries: list[LeaseSummary]) -> None:
         times = wall_clock_breakdown(self._clock.take(), summaries, num_actors=self._pool.num_actors)
         self._sink.write(self.progress.step, record, times=times)
+        self._export.update(self.progress.step, record, times)
+        self._export.workers(num_actors=self._pool.num_actors, num_replaced=self._pool.num_replaced)
         self._on_report(Report(self.progress.step, self._config.learner.num_updates, record))
 
     def _raise_alarms(self, record: dict[str, float]) -> None:
         """Says what looks wrong; what no later update could mend ends the run, with the last good checkpoint in place."""
         for alarm in self._watch.observe(self.progress.step, record):
+            self._export.error(alarm.name)
             if alarm.is_fatal:
                 raise Diverged(f"update {alarm.step}: {alarm.message}")
             logger.warning("update %d: %s: %s", alarm.step, alarm.name, alarm.message)

@@ -21,6 +21,7 @@ from policy.trajectory import TrajectoryBatch
 from policy.unmasker import Unmasker
 from policy.weights import from_bytes
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
+from rollout_workers.exported import LeaseExport
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.rollout import DecodeSettings, ExpertSpec, Lease, LeaseSummary, Rollout, UnmaskerSpec
@@ -54,6 +55,7 @@ class RolloutWorker:
         self._spec = spec
         self._store = store
         self._policy: tuple[int, PolicyNetwork] | None = None
+        self._export = LeaseExport(num_slots=spec.settings.num_slots)
         self._rollout = Rollout(
             load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device, options=spec.model.options),
             load_tokenizer(spec.model.name, spec.model.options),
@@ -70,7 +72,9 @@ class RolloutWorker:
 
     def run(self, lease: Lease) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         """Decodes and grades one lease."""
-        return self._rollout.run(lease, self._unmasker(lease.unmasker))
+        summary, trajectories = self._rollout.run(lease, self._unmasker(lease.unmasker))
+        self._export.lease(summary, waiting=WAITING)
+        return summary, trajectories
 
     def _unmasker(self, spec: UnmaskerSpec) -> Unmasker:
         if spec.heuristic is not None:

@@ -1,0 +1,66 @@
+"""What the driver exports to Prometheus after each update and checkpoint; the table is `rollout_workers.exported`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from cluster.metrics_export import Exporter
+from learner.config import RunConfig
+from rollout_workers.exported import OF_UPDATES
+from rollout_workers.rollout import LeaseSummary
+
+_FIGURES = (
+    "reward", "accuracy", "nfe", "zero_variance_share", "unparsable_share", "grader_error_share", "step_limit_share", "loss", "kl",
+    "grad_norm", "commit_entropy", "validation_reward", "validation_accuracy", "validation_nfe",
+)  # fmt: skip
+"""Values of an update's record that are exported as `dllm_NAME`."""
+
+
+class UpdateExport:
+    """Says how a run goes."""
+
+    def __init__(self, config: RunConfig, exporter: Exporter | None = None) -> None:
+        self._export = Exporter(OF_UPDATES) if exporter is None else exporter
+        self._export.set(
+            "dllm_run_info", 1, run=config.run_dir, task=",".join(config.task_weights), model=config.model.name
+        )
+        self._export.set("dllm_updates_planned", config.learner.num_updates)
+        self._num_replaced = self._num_stale = 0
+
+    def update(self, step: int, record: Mapping[str, float], times: Mapping[str, float]) -> None:
+        """One finished update, or the validation before the first."""
+        export = self._export
+        export.set("dllm_update", step)
+        export.set("dllm_update_timestamp_seconds", time.time())
+        for name in _FIGURES:
+            if name in record:
+                export.set(f"dllm_{name}", record[name])
+        export.add("dllm_dropped_groups_total", record.get("dropped_groups", 0))
+        for cause, seconds in times.items():
+            export.add("dllm_wall_clock_seconds_total", seconds, cause=cause)
+
+    def leases(self, step: int, summaries: Sequence[LeaseSummary], *, num_stale_dropped: int) -> None:
+        """What the update after `step` learns from, and how many results were too old in all."""
+        for summary in summaries:
+            self._export.observe("dllm_weight_lag", step - summary.lease.weight_version)
+        for verdict, count in Counter(str(grade.kind) for each in summaries for grade in each.grades).items():
+            self._export.add("dllm_verdicts_total", count, verdict=verdict)
+        self._export.add("dllm_stale_dropped_total", num_stale_dropped - self._num_stale)
+        self._num_stale = num_stale_dropped
+
+    def workers(self, *, num_actors: int, num_replaced: int) -> None:
+        """How many rollout actors there are, and how many were replaced in all."""
+        self._export.set("dllm_workers", num_actors)
+        self._export.add("dllm_worker_restarts_total", num_replaced - self._num_replaced)
+        self._num_replaced = num_replaced
+
+    def checkpoint(self, step: int) -> None:
+        """A checkpoint is saved."""
+        self._export.set("dllm_checkpoint_update", step)
+        self._export.set("dllm_checkpoint_timestamp_seconds", time.time())
+
+    def error(self, kind: str) -> None:
+        """An alarm, or whatever else ought to be looked at."""
+        self._export.add("dllm_errors_total", kind=kind)

@@ -18,8 +18,8 @@ from learner.config import RunConfig
 
 _NAME = "dllm-unmasking"
 """Of the static manifests; the run's own name replaces it."""
-_SHARED = frozenset({"dllm-unmasking-ray", "dllm-unmasking-graders", "dllm-unmasking-heads", "dllm-unmasking-workers"})
-"""Policies and monitors of every cluster in the namespace: they keep their names."""
+_OF_A_RUN = frozenset({"RayCluster", "RayJob", "ConfigMap/dllm-unmasking-run"})
+"""What carries the run's name; policies, monitors, rules and the dashboard are those of every cluster in the namespace."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def plan(run: RunConfig, deploy: DeployConfig, *, overlay: str, components: Sequ
     manifests = build(overlay, workload, components)
     for manifest in manifests:
         _rename(manifest, name, deploy)
-        if manifest["kind"] == "ConfigMap":
+        if manifest["kind"] == "ConfigMap" and "run.yaml" in manifest["data"]:
             manifest["data"] = {"run.yaml": dump_yaml(to_dict(run))}
         if manifest["kind"] == "RayJob":
             _adapt_job(manifest["spec"], name, run, deploy, workload)
@@ -75,7 +75,7 @@ def _run_name(run: RunConfig, deploy: DeployConfig) -> str:
 
 def _rename(manifest: Manifest, name: str, deploy: DeployConfig) -> None:
     metadata = manifest["metadata"]
-    if metadata["name"] not in _SHARED:
+    if {manifest["kind"], f"{manifest['kind']}/{metadata['name']}"} & _OF_A_RUN:
         metadata["name"] = metadata["name"].replace(_NAME, name, 1)
     if manifest["kind"] == "RayJob":
         check_name(metadata["name"], "the name of the RayJob")

@@ -43,6 +43,7 @@ OF_UPDATES = (
         (),
         (0.5, 1.5, 2.5, 4.5, 8.5),
     ),
+    Exported("dllm_verdicts_total", "counter", "graded answers of training rollouts by verdict", ("verdict",)),
     Exported("dllm_stale_dropped_total", "counter", "results dropped because their weights were too old"),
     Exported(
         "dllm_dropped_groups_total", "counter", "groups with fewer than two valid rows, which were not learned from"

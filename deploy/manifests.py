@@ -48,6 +48,7 @@ def plan(run: RunConfig, deploy: DeployConfig, *, overlay: str, components: Sequ
     check_run(run, deploy, components=components, workload=workload)
     name = _run_name(run, deploy)
     manifests = build(overlay, workload, components)
+    run = _placed(run, manifests)
     for manifest in manifests:
         _rename(manifest, name, deploy)
         if manifest["kind"] == "ConfigMap" and "run.yaml" in manifest["data"]:
@@ -59,6 +60,17 @@ def plan(run: RunConfig, deploy: DeployConfig, *, overlay: str, components: Sequ
                 _adapt_cluster(spec, run, deploy, components)
             _set_queue(manifest["metadata"]["labels"], deploy)
     return Plan(name, run, deploy, manifests)
+
+
+def _placed(run: RunConfig, manifests: Sequence[Manifest]) -> RunConfig:
+    """The run with its actors on the groups that are theirs, where each role has a group of its own."""
+    specs = [each["spec"].get("rayClusterSpec", each["spec"]) for each in manifests if each["kind"][:3] == "Ray"]
+    labels = {name: group.get("labels", {}) for spec in specs for name, group in _groups(spec)}
+    if "learner" not in labels:
+        return run
+    rollout = replace(run.rollout, worker_labels=run.rollout.worker_labels or labels["rollout"])
+    learner = replace(run.learner, rank_labels=run.learner.rank_labels or labels["learner"])
+    return replace(run, rollout=rollout, learner=learner)
 
 
 def _run_name(run: RunConfig, deploy: DeployConfig) -> str:

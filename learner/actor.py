@@ -79,7 +79,7 @@ def start_learner(
         initial: a policy file to start from, of the same architecture.
     """
     actor_class: Any = ray.remote(LearnerActor)
-    actor: ActorHandle = actor_class.options(num_cpus=LEARNER_CPUS, max_restarts=0).remote(
-        policy, config, seed, vocabulary_size, initial
-    )
+    actor: ActorHandle = actor_class.options(
+        num_cpus=LEARNER_CPUS, label_selector=config.rank_labels, max_restarts=0
+    ).remote(policy, config, seed, vocabulary_size, initial)
     return actor

@@ -96,6 +96,7 @@ class LearnerConfig:
     weight_decay: float = setting(0.1, minimum=0.0)
     max_grad_norm: float = setting(0.2, above=0.0)
     micro_batch_steps: int = setting(1024, help="packed decoding steps per forward and backward", minimum=1)
+    rank_labels: dict[str, str] = setting({}, help="Ray labels that the nodes of the learner must have")
     torch_threads: int = setting(2, minimum=1)
     update_deadline_s: float = setting(600.0, help="for one update", above=0.0)
     max_weight_lag: Literal[0] = setting(0, help="0 is the synchronous, reproducible mode")
@@ -199,5 +200,6 @@ class RunConfig:
 
 
 RESULT_NEUTRAL = ("run_dir", "ray_address", "rollout.num_workers", "rollout.start_deadline_s", "rollout.lease_deadline_s",
-                  "rollout.max_replacements", "rollout.cpus_per_worker", "learner.update_deadline_s")  # fmt: skip
+                  "rollout.max_replacements", "rollout.cpus_per_worker", "rollout.worker_labels", "learner.rank_labels",
+                  "learner.update_deadline_s")  # fmt: skip
 """Keys that may change between a run and its resumption, because no result depends on them."""

@@ -112,6 +112,7 @@ class RolloutConfig:
     num_workers: int = setting(2, minimum=1)
     cpus_per_worker: float = setting(1.0, above=0.0)
     gpus_per_worker: float = setting(0.0, minimum=0.0)
+    worker_labels: dict[str, str] = setting({}, help="Ray labels that the nodes of rollout actors must have")
     torch_threads: int = setting(1, help="per actor; part of what makes a run bitwise reproducible", minimum=1)
     lease_groups: int = setting(2, help="groups per lease; a lease is decoded as one batch of work", minimum=1)
     start_deadline_s: float = setting(180.0, help="for all actors to load their model", above=0.0)

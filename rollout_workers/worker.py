@@ -101,6 +101,10 @@ def start_worker(spec: WorkerSpec, store: WeightStore | None, config: RolloutCon
     """A new rollout actor with the configured resources; its calls are not retried by Ray (the pool re-leases)."""
     actor_class: Any = ray.remote(RolloutWorker)
     actor: ActorHandle = actor_class.options(
-        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=0, scheduling_strategy="SPREAD"
+        num_cpus=config.cpus_per_worker,
+        num_gpus=config.gpus_per_worker,
+        label_selector=config.worker_labels,
+        max_restarts=0,
+        scheduling_strategy="SPREAD",
     ).remote(spec, store)
     return actor

@@ -88,6 +88,15 @@ def test_the_job_reads_the_config_that_was_given(capsys, tmp_path):
     assert f"{mount['mountPath']}/run.yaml" in spec["entrypoint"]
 
 
+def test_each_role_stays_on_its_group(capsys):
+    made = render(capsys, *GPU_RUN, "--overlay", "multi-gpu")
+    run = yaml.safe_load(made["ConfigMap/tiny-1-run"]["data"]["run.yaml"])
+    groups = worker_groups(made["RayJob/tiny-1"])
+    assert run["rollout"]["worker_labels"] == groups["rollout"]["labels"]
+    assert run["learner"]["rank_labels"] == groups["learner"]["labels"]
+    assert len({group["labels"]["role"] for group in groups.values()}) == 3
+
+
 def test_a_development_cluster_and_its_evaluation_fit(capsys):
     cluster = render(capsys, *CPU_RUN, "--overlay", "cpu", "--workload", "cluster")
     assert "RayCluster/tiny-1" in cluster

@@ -29,11 +29,13 @@ class UpdateExport:
         self._export.set("dllm_updates_planned", config.learner.num_updates)
         self._num_replaced = self._num_stale = 0
 
-    def update(self, step: int, record: Mapping[str, float], times: Mapping[str, float]) -> None:
-        """One finished update, or the validation before the first."""
+    def update(
+        self, step: int, record: Mapping[str, float], times: Mapping[str, float], *, at: float | None = None
+    ) -> None:
+        """One update, or the validation before the first, that ended at the Unix time `at`, or now."""
         export = self._export
         export.set("dllm_update", step)
-        export.set("dllm_update_timestamp_seconds", time.time())
+        export.set("dllm_update_timestamp_seconds", time.time() if at is None else at)
         for name in _FIGURES:
             if name in record:
                 export.set(f"dllm_{name}", record[name])
@@ -56,10 +58,10 @@ class UpdateExport:
         self._export.add("dllm_worker_restarts_total", num_replaced - self._num_replaced)
         self._num_replaced = num_replaced
 
-    def checkpoint(self, step: int) -> None:
-        """A checkpoint is saved."""
+    def checkpoint(self, step: int, *, at: float | None = None) -> None:
+        """A checkpoint was saved at the Unix time `at`, or now."""
         self._export.set("dllm_checkpoint_update", step)
-        self._export.set("dllm_checkpoint_timestamp_seconds", time.time())
+        self._export.set("dllm_checkpoint_timestamp_seconds", time.time() if at is None else at)
 
     def error(self, kind: str) -> None:
         """An alarm, or whatever else ought to be looked at."""

@@ -50,7 +50,8 @@ def prometheus(folder: Path, targets: Path, *, token: str | None = None) -> Iter
     config = yaml.safe_load((source / "prometheus.yaml").read_text())
     config["global"] = {"scrape_interval": "2s", "evaluation_interval": "2s"}
     config["rule_files"] = [str(source / "rules.yaml")]
-    [scrape] = config["scrape_configs"]
+    scrape = config["scrape_configs"][0]
+    config["scrape_configs"] = [scrape]
     scrape["file_sd_configs"] = [{"files": [str(targets)], "refresh_interval": "2s"}]
     if token is not None:
         scrape["authorization"] = {"credentials": token}

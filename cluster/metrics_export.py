@@ -6,6 +6,7 @@ A Ray process hands its values to the agent of its node, which serves those of a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Exporter:
         self._make: Callable[[Exported], Instrument] = _RayInstrument
         if registry is not None or not ray.is_initialized():
             chosen = prometheus_client.REGISTRY if registry is None else registry
-            self._make = lambda metric: _PrometheusInstrument(metric, chosen)
+            self._make = lambda metric: _prometheus_instrument(metric, chosen)
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """A gauge's value; one that is not finite says nothing and is left out."""
@@ -122,3 +123,9 @@ class _PrometheusInstrument:
 
     def record(self, value: float, labels: Mapping[str, str]) -> None:
         getattr(self._instrument.labels(**labels, **{JOB_LABEL: ""}), self._method)(value)
+
+
+@functools.cache
+def _prometheus_instrument(metric: Exported, registry: CollectorRegistry) -> _PrometheusInstrument:
+    """A registry takes each name once, whoever uses it."""
+    return _PrometheusInstrument(metric, registry)

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
-from cluster.config import to_dict
 from cluster.errors import UserError
 from deploy.config import DeployConfig
 from deploy.kustomize import Workload
 from learner.config import RunConfig
+from rollout_workers.config import TaskConfig
+from rollout_workers.hosting import section_of, task_of
 
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[^/\s]+)+/?")
 CODE_TASKS = frozenset({"humaneval", "kodcode", "mbpp"})
@@ -38,19 +39,19 @@ def check_run(run: RunConfig, deploy: DeployConfig, *, components: Sequence[str]
     for key, path in _local_paths(run):
         raise UserError(f"config key '{key}' is {path!r}, which no pod has; allowed: an absolute path in the image")
     if workload == "training":
-        _check_device(run)
+        _check_devices(run)
         _check_sandbox(run)
 
 
 def _local_paths(run: RunConfig) -> Iterator[tuple[str, str]]:
     """Settings that name a file or folder of this machine."""
-    name = run.model.name
-    if name != "tiny" and not _HUB_ID.fullmatch(name):
-        yield from _relative("model.name", name)
+    for name, model in run.model_configs.items():
+        if model.name != "tiny" and not _HUB_ID.fullmatch(model.name):
+            yield from _relative(f"{section_of(name)}.name", model.name)
     yield from _relative("learner.initial_policy", run.learner.initial_policy)
-    for task, settings in to_dict(run.task_settings).items():
-        for key in ("train", "test"):
-            yield from _relative(f"task_settings.{task}.{key}", settings[key])
+    for task, settings in run.task_settings.items():
+        yield from _relative(f"task_settings.{task}.train", settings.train)
+        yield from _relative(f"task_settings.{task}.test", settings.test)
 
 
 def _relative(key: str, path: str | None) -> Iterator[tuple[str, str]]:
@@ -58,22 +59,26 @@ def _relative(key: str, path: str | None) -> Iterator[tuple[str, str]]:
         yield key, path
 
 
-def _check_device(run: RunConfig) -> None:
-    wants_gpu = run.model.device.startswith("cuda")
-    if wants_gpu and run.rollout.gpus_per_worker == 0:
-        raise UserError(
-            f"config key 'rollout.gpus_per_worker' is 0, but model.device is {run.model.device!r}; allowed: a number > 0"
-        )
-    if not wants_gpu and run.rollout.gpus_per_worker > 0:
-        raise UserError(
-            f"config key 'model.device' is {run.model.device!r}, but rollout.gpus_per_worker is "
-            f"{run.rollout.gpus_per_worker:g}; allowed: cuda, or no GPUs"
-        )
+def _check_devices(run: RunConfig) -> None:
+    """A device of CUDA and GPUs of Ray's go together."""
+    rollout, learner = run.rollout, run.learner
+    devices = [
+        (f"{section_of(name)}.device", model.device, "rollout.gpus_per_worker", rollout.gpus_per_worker)
+        for name, model in run.model_configs.items()
+    ]
+    for key, device, gpus_key, gpus in [
+        *devices,
+        ("learner.device", learner.device, "learner.gpus_per_rank", learner.gpus_per_rank),
+    ]:
+        if device.startswith("cuda") and gpus == 0:
+            raise UserError(f"config key '{gpus_key}' is 0, but {key} is {device!r}; allowed: a number > 0")
+        if not device.startswith("cuda") and gpus > 0:
+            raise UserError(f"config key '{key}' is {device!r}, but {gpus_key} is {gpus:g}; allowed: cuda, or no GPUs")
 
 
 def _check_sandbox(run: RunConfig) -> None:
-    for task in sorted(CODE_TASKS & run.task_configs.keys()):
-        if run.task_configs[task].sandbox == "namespaces":
+    for task in sorted({task_of(name) for name in run.task_weights} & CODE_TASKS):
+        if run.task_settings.get(task, TaskConfig()).sandbox == "namespaces":
             raise UserError(
                 f"config key 'task_settings.{task}.sandbox' is 'namespaces', which the pods' security profile forbids; allowed on "
                 "a cluster: process (docs/sandbox.md)"

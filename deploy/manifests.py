@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
 
 from cluster.config import dump_yaml, to_dict
 from cluster.errors import UserError
 from deploy.capacity import GPU, Ask, Pod, shared_memory
-from deploy.checks import check_run
+from deploy.checks import CODE_TASKS, check_run
 from deploy.config import DeployConfig, check_name
 from deploy.kustomize import Manifest, Workload, build
 from learner.config import RunConfig
+from rollout_workers.hosting import task_of
 
 _NAME = "dllm-unmasking"
 """Of the static manifests; the run's own name replaces it."""
@@ -68,7 +68,11 @@ def _placed(run: RunConfig, manifests: Sequence[Manifest]) -> RunConfig:
     labels = {name: group.get("labels", {}) for spec in specs for name, group in _groups(spec)}
     if "learner" not in labels:
         return run
-    rollout = replace(run.rollout, worker_labels=run.rollout.worker_labels or labels["rollout"])
+    rollout = replace(
+        run.rollout,
+        worker_labels=run.rollout.worker_labels or labels["rollout"],
+        grader_labels=run.rollout.grader_labels or labels["grader"],
+    )
     learner = replace(run.learner, rank_labels=run.learner.rank_labels or labels["learner"])
     return replace(run, rollout=rollout, learner=learner)
 
@@ -123,6 +127,8 @@ def _adapt_cluster(spec: Manifest, run: RunConfig, deploy: DeployConfig, compone
     _size_rollouts(workers["rollout"], run, deploy)
     if "learner" in workers:
         _size_learner(workers["learner"], run, deploy)
+    if "grader" in workers:
+        _size_graders(workers["grader"], run)
     if "gcs-redis" in components:
         options = spec["gcsFaultToleranceOptions"]
         options["redisAddress"] = deploy.redis_address or options["redisAddress"]
@@ -151,30 +157,48 @@ def _size_rollouts(group: Manifest, run: RunConfig, deploy: DeployConfig) -> Non
         "rollout.cpus_per_worker, rollout.gpus_per_worker",
     )
     needed = ask.pods(pod)
-    # A run starts when all its actors are there; beyond them the group stays elastic for what replaces lost pods.
-    group |= {"replicas": needed, "minReplicas": min(group["minReplicas"], needed), "maxReplicas": pod.max_pods}
+    # A run starts with `min_workers` and takes what comes, so the group may shrink to these.
+    least = replace(ask, num=rollout.min_workers).pods(pod)
+    group |= {"replicas": needed, "minReplicas": least, "maxReplicas": max(needed, least)}
 
 
 def _size_learner(group: Manifest, run: RunConfig, deploy: DeployConfig) -> None:
-    learner: dict[str, Any] = to_dict(run.learner)
-    num_ranks = learner.get("num_ranks", 1)
-    pod = replace(Pod.of(group), max_pods=deploy.max_learner_pods or num_ranks)
-    if num_ranks > pod.max_pods:
+    learner = run.learner
+    pod = replace(Pod.of(group), max_pods=deploy.max_learner_pods or learner.num_ranks)
+    if learner.num_ranks > pod.max_pods:
         raise UserError(
-            f"config key 'learner.num_ranks' is {num_ranks}, more than deploy.max_learner_pods = {pod.max_pods} pods with one "
-            "rank each; allowed: at most as many ranks as pods"
+            f"config key 'learner.num_ranks' is {learner.num_ranks}, more than deploy.max_learner_pods = {pod.max_pods} pods "
+            "with one rank each; allowed: at most as many ranks as pods"
         )
-    ask = Ask(
-        "learner ranks (learner.num_ranks)",
-        num_ranks,
-        max(learner.get("cpus_per_rank", 0.1), pod.cpus),
-        learner.get("gpus_per_rank", 0.0),
-        "learner.cpus_per_rank, learner.gpus_per_rank",
-    )
-    group |= dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), ask.pods(pod))
-    if ask.gpus == 0:
+    cpus, gpus = learner.cpus_per_rank, learner.gpus_per_rank
+    ask = Ask("learner ranks (learner.num_ranks)", 1, cpus, gpus, "learner.cpus_per_rank, learner.gpus_per_rank")
+    ask.pods(pod)
+    group |= dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), learner.num_ranks)
+    if gpus == 0:
         for side in group["template"]["spec"]["containers"][0]["resources"].values():
             side.pop(GPU, None)
+
+
+def _size_graders(group: Manifest, run: RunConfig) -> None:
+    """As many pods as graders need; none where the rollout actors grade."""
+    rollout = run.rollout
+    code = sorted({task_of(name) for name in run.task_weights} & CODE_TASKS)
+    if code and not rollout.num_graders:
+        raise UserError(
+            f"config key 'rollout.num_graders' is 0, so what models write for {code[0]} would run in pods with credentials; "
+            "allowed on this overlay: a number > 0"
+        )
+    needed = 0
+    if rollout.num_graders:
+        ask = Ask(
+            "graders (rollout.num_graders)",
+            rollout.num_graders,
+            rollout.cpus_per_grader,
+            0.0,
+            "rollout.cpus_per_grader",
+        )
+        needed = ask.pods(Pod.of(group))
+    group |= {"replicas": needed, "minReplicas": needed, "maxReplicas": max(needed, 1)}
 
 
 def _give_access(pod: Manifest, deploy: DeployConfig) -> None:

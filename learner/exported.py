@@ -16,6 +16,8 @@ _FIGURES = (
     "grad_norm", "commit_entropy", "validation_reward", "validation_accuracy", "validation_nfe",
 )  # fmt: skip
 """Values of an update's record that are exported as `dllm_NAME`."""
+_DROPPED = {"dropped_groups": "small", "dropped_groups_failed": "failed", "dropped_groups_stale": "stale"}
+"""Counts of an update's record, and the reason that they are exported with."""
 
 
 class UpdateExport:
@@ -27,7 +29,7 @@ class UpdateExport:
             "dllm_run_info", 1, run=config.run_dir, task=",".join(config.task_weights), model=config.model.name
         )
         self._export.set("dllm_updates_planned", config.learner.num_updates)
-        self._num_replaced = self._num_stale = 0
+        self._counts: dict[str, int] = {}
 
     def update(
         self, step: int, record: Mapping[str, float], times: Mapping[str, float], *, at: float | None = None
@@ -39,24 +41,27 @@ class UpdateExport:
         for name in _FIGURES:
             if name in record:
                 export.set(f"dllm_{name}", record[name])
-        export.add("dllm_dropped_groups_total", record.get("dropped_groups", 0))
+        for name, reason in _DROPPED.items():
+            export.add("dllm_dropped_groups_total", record.get(name, 0), reason=reason)
         for cause, seconds in times.items():
             export.add("dllm_wall_clock_seconds_total", seconds, cause=cause)
 
-    def leases(self, step: int, summaries: Sequence[LeaseSummary], *, num_stale_dropped: int) -> None:
-        """What the update after `step` learns from, and how many results were too old in all."""
+    def leases(self, step: int, summaries: Sequence[LeaseSummary]) -> None:
+        """What the update after `step` learns from."""
         for summary in summaries:
-            self._export.observe("dllm_weight_lag", step - summary.lease.weight_version)
+            self._export.observe("dllm_weight_lag", step - summary.rows[0].weight_version)
         for verdict, count in Counter(str(grade.kind) for each in summaries for grade in each.grades).items():
             self._export.add("dllm_verdicts_total", count, verdict=verdict)
-        self._export.add("dllm_stale_dropped_total", num_stale_dropped - self._num_stale)
-        self._num_stale = num_stale_dropped
 
-    def workers(self, *, num_actors: int, num_replaced: int) -> None:
-        """How many rollout actors there are, and how many were replaced in all."""
-        self._export.set("dllm_workers", num_actors)
-        self._export.add("dllm_worker_restarts_total", num_replaced - self._num_replaced)
-        self._num_replaced = num_replaced
+    def actors(self, num_workers: int, counts: Mapping[str, int], *, num_rebuilt: int) -> None:
+        """How many rollout actors there are; `counts` of the pool and of the learner's rebuilds are those of the whole run."""
+        self._export.set("dllm_workers", num_workers)
+        for name, count in {**counts, "learner ranks replaced": num_rebuilt}.items():
+            actors, _, what = name.rpartition(" ")
+            if what in ("replaced", "reissued"):
+                metric = "dllm_worker_restarts_total" if what == "replaced" else "dllm_leases_reissued_total"
+                self._export.add(metric, count - self._counts.get(name, 0), actors=actors)
+        self._counts = {**counts, "learner ranks replaced": num_rebuilt}
 
     def checkpoint(self, step: int, *, at: float | None = None) -> None:
         """A checkpoint was saved at the Unix time `at`, or now."""

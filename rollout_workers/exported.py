@@ -44,14 +44,17 @@ OF_UPDATES = (
         (0.5, 1.5, 2.5, 4.5, 8.5),
     ),
     Exported("dllm_verdicts_total", "counter", "graded answers of training rollouts by verdict", ("verdict",)),
-    Exported("dllm_stale_dropped_total", "counter", "results dropped because their weights were too old"),
     Exported(
-        "dllm_dropped_groups_total", "counter", "groups with fewer than two valid rows, which were not learned from"
+        "dllm_dropped_groups_total",
+        "counter",
+        "groups that were not learned from: too few valid rows, given up after failures, or too old",
+        ("reason",),
     ),
     Exported("dllm_checkpoint_timestamp_seconds", "gauge", "Unix time of the last saved checkpoint"),
     Exported("dllm_checkpoint_update", "gauge", "update that the last checkpoint was saved after"),
     Exported("dllm_workers", "gauge", "rollout actors that the run has"),
-    Exported("dllm_worker_restarts_total", "counter", "rollout actors that died and were replaced"),
+    Exported("dllm_worker_restarts_total", "counter", "actors that were lost and replaced", ("actors",)),
+    Exported("dllm_leases_reissued_total", "counter", "leases that were given out again", ("actors",)),
     Exported("dllm_errors_total", "counter", "alarms of the run by kind (docs/learning.md)", ("kind",)),
 )
 """What the driver says, once per update."""

@@ -101,12 +101,12 @@ def test_installed_watched_stopped_and_resumed(head, server, tmp_path):
     step = int(re.sub(r"\D", "", saved.name))
     assert step > 0
 
-    submit(head, "second", *training(run, step + 2), "--resume")
+    submit(head, "second", *training(run, step + 2))
     # Another number of updates is another run: that is refused, and nothing is lost.
     assert "exit code 2" in status(head, "second")
     assert "learner.num_steps" in logs(head, "second")
 
-    submit(head, "third", *training(run, 10_000), "--resume", wait=False)
+    submit(head, "third", *training(run, 10_000), wait=False)
     until(lambda: f"update {step + 1}/" in logs(head, "third"), "the first update after the resume")
     head.command("ray", "job", "stop", "--address", head.dashboard, "third", timeout_s=_WAIT_S)
     steps = [line["step"] for line in read_jsonl(run / "metrics.jsonl")]

@@ -187,7 +187,7 @@ def test_only_the_cluster_the_operator_and_prometheus_reach_the_ports():
 def test_a_training_job_ends_cleans_up_and_goes_on():
     job = next(each for each in manifests("multi-gpu", "training") if each["kind"] == "RayJob")["spec"]
     assert job["backoffLimit"] > 0
-    assert "--resume" in job["entrypoint"]
+    assert job["entrypoint"].startswith("python -m learner.main ")
     assert job["shutdownAfterJobFinishes"] is True
     assert (
         min(job[key] for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds", "ttlSecondsAfterFinished")) > 0

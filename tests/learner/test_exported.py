@@ -67,13 +67,17 @@ def test_a_heuristics_lease_has_no_weight_version(registry, read):
 def test_an_update(registry, read):
     config = resolve(["tiny", "learner.num_steps=7", "run_dir=runs/x"])
     export = UpdateExport(config, Exporter(EXPORTED, registry=registry))
-    export.leases(4, [summary_of(lease(version=4)), summary_of(lease(version=2))], num_stale_dropped=3)
-    export.leases(4, [], num_stale_dropped=5)
-    export.update(
-        5, {"reward": 0.5, "nfe": 4.0, "dropped_groups": 1, "validation_reward": float("nan")}, {"learner": 2.0}
-    )
-    export.workers(num_actors=2, num_replaced=1)
-    export.workers(num_actors=2, num_replaced=1)
+    export.leases(4, [summary_of(lease(version=4)), summary_of(lease(version=2))])
+    record = {
+        "reward": 0.5,
+        "nfe": 4.0,
+        "dropped_groups": 1,
+        "dropped_groups_stale": 3,
+        "validation_reward": float("nan"),
+    }
+    export.update(5, record, {"learner": 2.0})
+    for _ in range(2):
+        export.actors(2, {"rollout actors replaced": 1, "rollout actors reissued": 4}, num_rebuilt=0)
     export.checkpoint(5)
     export.error("entropy_collapse")
     assert read("dllm_run_info", run="runs/x", task="arithmetic", model="tiny") == 1
@@ -83,9 +87,10 @@ def test_an_update(registry, read):
     assert read("dllm_weight_lag_sum") == 2
     verdicts = [read("dllm_verdicts_total", verdict=verdict) or 0 for verdict in ("correct", "wrong")]
     assert sum(verdicts) == 8
-    assert read("dllm_stale_dropped_total") == 5
-    assert read("dllm_dropped_groups_total") == 1
-    assert read("dllm_worker_restarts_total") == 1
+    assert [read("dllm_dropped_groups_total", reason=reason) for reason in ("small", "stale", "failed")] == [1, 3, None]
+    assert read("dllm_worker_restarts_total", actors="rollout actors") == 1
+    assert read("dllm_leases_reissued_total", actors="rollout actors") == 4
+    assert read("dllm_worker_restarts_total", actors="learner ranks") is None
     assert read("dllm_wall_clock_seconds_total", cause="learner") == 2
     assert read("dllm_checkpoint_update") == 5
     assert read("dllm_checkpoint_timestamp_seconds") == pytest.approx(read("dllm_update_timestamp_seconds"), abs=60)

@@ -133,9 +133,14 @@ def asked_against_available(request: Mapping[str, float]) -> str:
 
 
 def reserve(
-    bundles: Sequence[Mapping[str, float]], *, deadline_s: float, what: str, tick: Callable[[], None] = lambda: None
+    bundles: Sequence[Mapping[str, float]],
+    *,
+    deadline_s: float,
+    what: str,
+    labels: Mapping[str, str] | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> PlacementGroup:
-    """A placement group of `bundles`, all of them or none, on as few nodes as possible.
+    """A placement group of `bundles`, all of them or none, on as few nodes as possible, all of which have the Ray `labels`.
 
     Raises PlacementError when the cluster has less in all, and DeadlineExceeded that says what was asked for and what is
     available when it is not placed in time (a bundle that no node can hold, say).
@@ -143,7 +148,8 @@ def reserve(
     bundles = [_positive(bundle) for bundle in bundles]
     request = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in {n for b in bundles for n in b}}
     check_total(what, request)
-    group = placement_group(list(bundles), strategy="PACK")
+    selector = [dict(labels)] * len(bundles) if labels else None
+    group = placement_group(list(bundles), strategy="PACK", bundle_label_selector=selector)
     wait = Wait(f"a place for {what}", deadline_s=deadline_s)
     while not group.wait(min(_SLICE_S, wait.remaining_s)):
         tick()

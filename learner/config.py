@@ -104,6 +104,7 @@ class LearnerConfig:
         0.1, help="logical CPUs; little, because in the synchronous mode the rollout actors wait meanwhile", above=0.0
     )
     gpus_per_rank: float = setting(0.0, minimum=0.0)
+    rank_labels: dict[str, str] = setting({}, help="Ray labels that the nodes of ranks must have")
     torch_threads: int = setting(2, help="per rank", minimum=1)
     collective_deadline_s: float = setting(
         60.0, help="for one sum over all ranks: a rank that hangs is found by then", above=0.0
@@ -261,7 +262,8 @@ RESULT_NEUTRAL = (
     "run_dir", "storage", "trajectories", "ray_address", "rollout.num_workers", "rollout.min_workers", "rollout.cpus_per_worker",
     "rollout.num_graders", "rollout.cpus_per_grader", "rollout.start_deadline_s", "rollout.lease_deadline_s",
     "rollout.grade_deadline_s", "rollout.weights_deadline_s", "rollout.straggler_factor", "rollout.max_replacements",
-    "learner.num_ranks", "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.collective_deadline_s",
+    "rollout.worker_labels", "rollout.grader_labels", "learner.rank_labels", "learner.num_ranks", "learner.cpus_per_rank",
+    "learner.gpus_per_rank", "learner.collective_deadline_s",
     "learner.max_rebuilds", "learner.update_deadline_s",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: no result depends on them, but for float sums on the number of ranks."""

@@ -75,6 +75,7 @@ class LearnerGroup:
             [self._bundle] * config.num_ranks,
             deadline_s=start_deadline_s,
             what=f"{config.num_ranks} learner ranks",
+            labels=config.rank_labels,
             tick=tick,
         )
         try:

@@ -42,6 +42,7 @@ from learner.checkpoint import (
     read_progress,
 )
 from learner.config import RunConfig
+from learner.exported import UpdateExport
 from learner.group import LearnerGroup, TrajectoriesLost
 from learner.lease_plan import LeasePlan
 from learner.update_plan import UpdateRows
@@ -121,6 +122,7 @@ class TrainingLoop:
         self._on_alarm = on_alarm
         self._clock = TimeStates(DRIVER)
         self._sink = JsonlSink(run_dir.metrics_path)
+        self._export = UpdateExport(config)
         self._plan = LeasePlan(config, block_length)
         self._lag = config.learner.max_weight_lag
         self._slots: deque[_Slot] = deque()
@@ -207,6 +209,7 @@ class TrainingLoop:
         slot = self._slots[0]
         summaries = [entry.summary for entry in entries]
         self._check_grader(summaries)
+        self._export.leases(slot.step, summaries)
         with self._clock.state(LEARNER):
             metrics, references = self._learn(entries)
         self._slots.popleft()
@@ -293,17 +296,21 @@ class TrainingLoop:
             self._run_dir.retain("checkpoints", self._config.checkpoint.keep, always=[best])
             seconds = self._pool.seconds | self._learner.seconds
             atomic_write(self._run_dir.path / ACTORS_FILE, json.dumps(seconds, indent=1).encode())
+        self._export.checkpoint(progress.step)
 
     def _report(self, record: dict[str, float], summaries: list[LeaseSummary]) -> None:
         breakdown = overlapped_breakdown if self._lag else wall_clock_breakdown
         times = breakdown(self._clock.take(), summaries, num_actors=max(1, self._pool.num_actors))
         self._sink.write(self.progress.step, record, times=times)
+        self._export.update(self.progress.step, record, times)
+        self._export.actors(self._pool.num_actors, self._pool.counts, num_rebuilt=self._learner.num_rebuilt)
         self._reported = self.progress, self._learner.files
         self._on_report(Report(self.progress.step, self._config.learner.num_updates, record))
 
     def _raise_alarms(self, record: dict[str, float]) -> None:
         """Says what looks wrong; what no later update could mend ends the run, with the last good checkpoint in place."""
         for alarm in self._watch.observe(self.progress.step, record):
+            self._export.error(alarm.name)
             if alarm.is_fatal:
                 raise Diverged(f"update {alarm.step}: {alarm.message}")
             logger.warning("update %d: %s: %s", alarm.step, alarm.name, alarm.message)

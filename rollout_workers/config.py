@@ -113,9 +113,11 @@ class RolloutConfig:
     min_workers: int = setting(1, help="the run starts with these, and ends when it cannot keep them", minimum=1)
     cpus_per_worker: float = setting(1.0, above=0.0)
     gpus_per_worker: float = setting(0.0, help="may be a fraction", minimum=0.0)
+    worker_labels: dict[str, str] = setting({}, help="Ray labels that the nodes of rollout actors must have")
     torch_threads: int = setting(1, help="per actor; part of what makes a run bitwise reproducible", minimum=1)
     num_graders: int = setting(0, help="actors that grade; 0 grades in the rollout actors", minimum=0)
     cpus_per_grader: float = setting(0.1, above=0.0)
+    grader_labels: dict[str, str] = setting({}, help="Ray labels that the nodes of graders must have")
     lease_groups: int = setting(2, help="groups per lease; a lease is decoded as one batch of work", minimum=1)
     start_deadline_s: float = setting(
         180.0, help="for min_workers actors to load their model, and for places in the cluster", above=0.0

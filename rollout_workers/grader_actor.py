@@ -55,6 +55,9 @@ def start_grader(spec: GraderSpec, config: RolloutConfig) -> ActorHandle:
     """A new grader; its calls are not retried by Ray."""
     actor_class: Any = ray.remote(GraderActor)
     actor: ActorHandle = actor_class.options(
-        num_cpus=config.cpus_per_grader, max_restarts=0, scheduling_strategy="SPREAD"
+        num_cpus=config.cpus_per_grader,
+        label_selector=config.grader_labels,
+        max_restarts=0,
+        scheduling_strategy="SPREAD",
     ).remote(spec)
     return actor

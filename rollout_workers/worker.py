@@ -27,6 +27,7 @@ from policy.trajectory import TrajectoryBatch
 from policy.unmasker import Unmasker
 from policy.weights import from_bytes
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
+from rollout_workers.exported import LeaseExport
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.resources import ModelResources
 from rollout_workers.rewards import RewardFunction
@@ -80,6 +81,7 @@ class RolloutWorker:
             )
             self._rollouts[name] = Rollout(model, tokenizer, spec.settings, reward, tasks=tasks, clock=self._clock)
         (self._device,) = {config.device for config in spec.models.values()}
+        self._export = LeaseExport(num_slots=spec.settings.num_slots)
 
     def ready(self) -> bool:
         """Answers once the models are loaded, have passed their self-checks, and the newest weights are here if there are any."""
@@ -96,6 +98,7 @@ class RolloutWorker:
         rollout = self._rollouts[lease.model]
         run = rollout.run if self._spec.grades else rollout.decode
         summary, trajectories = run(lease, self._unmasker(lease.unmasker, self._resources[lease.model]))
+        self._export.lease(summary, waiting=WAITING)
         return replace(summary, actor=self._name), trajectories
 
     def _unmasker(self, spec: UnmaskerSpec, resources: ModelResources) -> Unmasker:
@@ -140,6 +143,10 @@ def start_worker(spec: WorkerSpec, store: WeightStore | None, config: RolloutCon
     """A new rollout actor with the configured resources; its calls are not retried by Ray (the pool re-leases)."""
     actor_class: Any = ray.remote(RolloutWorker)
     actor: ActorHandle = actor_class.options(
-        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, max_restarts=0, scheduling_strategy="SPREAD"
+        num_cpus=config.cpus_per_worker,
+        num_gpus=config.gpus_per_worker,
+        label_selector=config.worker_labels,
+        max_restarts=0,
+        scheduling_strategy="SPREAD",
     ).remote(spec, store)
     return actor

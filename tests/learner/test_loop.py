@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -31,6 +31,7 @@ class TurnPool:
     """Gives back one lease a turn; those with an id in `failing` never."""
 
     num_actors = 2
+    counts: ClassVar[dict[str, int]] = {}
 
     def __init__(self, events: list[Event], tick: Callable[[], None], failing: frozenset[int]) -> None:
         self.events, self.tick, self.failing = events, tick, failing
@@ -69,6 +70,8 @@ class TurnPool:
 
 class CountingLearner:
     """Its weights are what it has learned from."""
+
+    num_rebuilt = 0
 
     def __init__(self, events: list[Event], pool: TurnPool, losing: frozenset[int]) -> None:
         self.events, self.pool, self.losing = events, pool, set(losing)

@@ -44,5 +44,5 @@ def test_a_wait_ends_at_its_deadline_with_what_is_missing() -> None:
     wait.check(missing="1 of 2")
     assert wait.remaining_s == 1
     clock.now += 1
-    with pytest.raises(DeadlineExceeded, match="^waited 10 s for lease 3; missing: 1 of 2$"):
+    with pytest.raises(DeadlineExceeded, match=r"^waited 10 s for lease 3; missing: 1 of 2$"):
         wait.check(missing="1 of 2")

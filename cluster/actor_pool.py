@@ -122,16 +122,27 @@ class ActorPool:
         self,
         settings: PoolSettings,
         *,
-        start: Callable[[], ActorHandle],
+        start: Callable[[int], ActorHandle],
         call: Callable[[ActorHandle, Any], Sequence[Any]],
         describe: Callable[[Any], str],
+        fits: Callable[[int, Any], bool] = lambda place, item: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`start` makes an actor, `call` hands it an item and returns the references of its results, `describe` names an item."""
+        """A pool whose actors have numbered places.
+
+        Args:
+            settings: how it grows, waits and gives up.
+            start: makes the actor of a place.
+            call: hands an actor an item and returns the references of its results.
+            describe: names an item.
+            fits: whether the actor of a place may be given an item.
+            clock: seconds.
+        """
         self._settings = settings
         self._start = start
         self._call = call
         self._describe = describe
+        self._fits = fits
         self._clock = clock
         self._places = [_Place(number) for number in range(settings.max_actors)]
         self._waiting: deque[_Ticket] = deque()
@@ -183,7 +194,7 @@ class ActorPool:
         now = self._clock()
         for place in self._places:
             if place.actor is None and not place.is_retired and now >= place.start_at:
-                place.actor = self._start()
+                place.actor = self._start(place.number)
                 place.ready = place.actor.ready.remote()
                 place.wait = Wait(
                     f"{self._settings.name} {place.number} to be ready",
@@ -192,11 +203,15 @@ class ActorPool:
                 )
         self._check_size()
         live = [place for place in self._places if place.is_live]
-        while self._waiting and live:
-            place = min(live, key=lambda candidate: len(candidate.flights))
-            if len(place.flights) >= IN_FLIGHT:
-                break
-            self._hand(place, self._waiting.popleft())
+        postponed = []
+        while self._waiting and (free := [place for place in live if len(place.flights) < IN_FLIGHT]):
+            ticket = self._waiting.popleft()
+            fitting = [place for place in free if self._fits(place.number, ticket.item)]
+            if fitting:
+                self._hand(min(fitting, key=lambda place: len(place.flights)), ticket)
+            else:
+                postponed.append(ticket)
+        self._waiting.extendleft(reversed(postponed))
         if not self._waiting:
             self._reissue(live)
 
@@ -258,9 +273,12 @@ class ActorPool:
         heads = [place.flights[0] for place in live if place.flights]
         late = [each for each in heads if now - each.started > bound and each.ticket.num_flights == 1]
         late = [each for each in late if each.ticket.number in self._open]
-        for flight, place in zip(sorted(late, key=lambda each: each.started), idle, strict=False):
-            self.num_reissued += 1
-            self._hand(place, flight.ticket)
+        for flight in sorted(late, key=lambda each: each.started):
+            place = next((place for place in idle if self._fits(place.number, flight.ticket.item)), None)
+            if place is not None:
+                self.num_reissued += 1
+                self._hand(place, flight.ticket)
+                idle.remove(place)
 
     def _take(self, place: _Place, arrived: set[Any]) -> list[Done]:
         """The results of one actor, in the order in which it was given the items."""
@@ -355,6 +373,12 @@ class ActorPool:
                 f"only {left} of {settings.max_actors} places for a {settings.name} are left, {settings.min_actors} are "
                 f"needed: the others failed more than {settings.max_replacements} times in a row; see the actors' logs"
             )
+        for ticket in self._waiting if left < settings.max_actors else ():
+            if not any(self._fits(place.number, ticket.item) for place in self._places if not place.is_retired):
+                raise PoolExhausted(
+                    f"no {settings.name} that may take {self._describe(ticket.item)} is left: they failed more than "
+                    f"{settings.max_replacements} times in a row; see the actors' logs"
+                )
         if not self.is_short:
             self._short = None
             return

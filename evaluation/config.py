@@ -17,8 +17,8 @@ class EvaluationConfig:
     block_lengths: tuple[int, ...] = setting(
         (), help="blocks of the heuristics; empty: the canvas and its halves", minimum=1
     )
-    heuristics: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """Heuristic name -> values of its parameter."""
+    heuristics: dict[str, tuple[float | dict[str, float | str], ...]] = field(default_factory=dict)
+    """Heuristic name -> entries: values of its swept parameter, or mappings of its parameters (docs/samplers.md)."""
     policy_temperatures: tuple[float, ...] = setting(
         (), help="of the learned policy; the best on the validation split is used; empty: as trained", above=0.0
     )

@@ -77,9 +77,9 @@ def write_results(
         console.print(_comparison_line(comparison))
     plot_learning(history, run_dir.plots_path / "learning.png")
     console.print(breakdown_table(history))
-    console.print(f"policy   {run_dir.path / 'policy.safetensors'} (of {policy_name})", soft_wrap=True)
-    console.print(f"results  {run_dir.evaluation_path}/ (summary.csv, results.json, records.jsonl)", soft_wrap=True)
-    console.print(f"plots    {run_dir.plots_path}/ (pareto.png, learning.png)", soft_wrap=True)
+    console.print(f"policy   {run_dir.location}/policy.safetensors (of {policy_name})", soft_wrap=True)
+    console.print(f"results  {run_dir.location}/evaluation/ (summary.csv, results.json, records.jsonl)", soft_wrap=True)
+    console.print(f"plots    {run_dir.location}/plots/ (pareto.png, learning.png)", soft_wrap=True)
 
 
 def _by_task(

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
 from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
-from policy.factory import HEURISTICS, make_swept_heuristic
+from policy.factory import canonical_name, heuristic_kind, heuristic_parameters, whole_numbers
 from rollout_workers.config import check_block_length
+from rollout_workers.hosting import by_model
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
@@ -25,14 +26,22 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
     for name, values in config.heuristics.items():
         for value in values:
             check_heuristic(name, value, f"{key}.heuristics.{name}")
-            arms.extend(Arm(name, float(value), block, HEURISTICS[name].is_random) for block in blocks)
+            arms.extend(_arm(name, value, block) for block in blocks)
     return arms
 
 
-def check_heuristic(name: str, value: float, key: str) -> None:
+def _arm(name: str, entry: object, block_length: int) -> Arm:
+    """One heuristic: its name brings along what is neither swept nor at its default."""
+    entry, kind = whole_numbers(entry), heuristic_kind(name)
+    value = heuristic_parameters(name, entry)[kind.parameter]
+    assert not isinstance(value, str), "swept parameters are numbers"
+    return Arm(canonical_name(name, entry), float(value), block_length, kind.is_random)
+
+
+def check_heuristic(name: str, entry: object, key: str) -> None:
     """Raises a UserError that names the config key for a heuristic or parameter that there is not."""
     try:
-        make_swept_heuristic(name, value)
+        heuristic_parameters(name, whole_numbers(entry))
     except ValueError as error:
         raise UserError(f"config key '{key}': {error}") from error
 
@@ -45,9 +54,9 @@ def _halves(canvas_length: int) -> tuple[int, ...]:
     return tuple(blocks)
 
 
-def learned_arm(block_length: int, temperature: float | None = None) -> Arm:
+def learned_arm(block_length: int, temperature: float | None = None, *, is_random: bool = True) -> Arm:
     """The trained policy at a policy temperature (None: as trained), decoded with the blocks that it was trained with."""
-    return Arm(LEARNED, temperature, block_length, is_random=True)
+    return Arm(LEARNED, temperature, block_length, is_random)
 
 
 def validation_rewards(
@@ -126,10 +135,11 @@ def _plan(
                 for number, pick in enumerate(picks)
                 if (*arm_key, f"{pick.task}/{split}/{pick.index}") not in done
             ]
-            for start in range(0, len(groups_of_arm), config.lease_examples):
-                groups = tuple(groups_of_arm[start : start + config.lease_examples])
-                lease = Lease(len(plan), run_seed + seed, spec, groups, arm.block_length, record=False)
-                plan.append((lease, arm, seed))
+            for mine in by_model(groups_of_arm):
+                for start in range(0, len(mine), config.lease_examples):
+                    groups = tuple(mine[start : start + config.lease_examples])
+                    lease = Lease(len(plan), run_seed + seed, spec, groups, arm.block_length, record=False)
+                    plan.append((lease, arm, seed))
     return plan
 
 

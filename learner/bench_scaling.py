@@ -26,6 +26,7 @@ from cluster.runtime import kill_all, start_actors, wait_for
 from cluster.weight_store import WeightRecord, start_weight_store
 from learner.sleeper import DEADLINE_S, ROWS_PER_LEASE, start_sleeper
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
+from rollout_workers.hosting import MAIN
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import DecodeSettings, GroupRequest, Lease, UnmaskerSpec
 from rollout_workers.tasks import Split
@@ -83,7 +84,7 @@ def measure_actors(*, num_leases: int, repeats: int) -> dict[int, float]:
         for number in range(num_leases)
     ]
     spec = WorkerSpec(
-        model=ModelConfig(),
+        models={MAIN: ModelConfig()},
         settings=DecodeSettings(canvas_length=48, num_slots=16),
         reward=RewardConfig(),
         tasks={"arithmetic": TaskConfig()},
@@ -107,15 +108,15 @@ def measure_actors(*, num_leases: int, repeats: int) -> dict[int, float]:
     return {count: statistics.median(rates[1:]) for count, rates in found.items()}
 
 
-def _worker_of(spec: WorkerSpec, config: RolloutConfig) -> Callable[[], ActorHandle]:
-    return lambda: start_worker(spec, None, config)
+def _worker_of(spec: WorkerSpec, config: RolloutConfig) -> Callable[[tuple[str, ...]], ActorHandle]:
+    return lambda models: start_worker(spec, None, config)
 
 
 def measure_control(num_actors: int, *, lease_s: float, seconds: float) -> ControlFigures:
     """Rows/s that a driver gets out of `num_actors` sleeping actors, and what it pays for each lease."""
     pool = ActorPool(
         PoolSettings("sleeper", num_actors, num_actors, DEADLINE_S, DEADLINE_S, 0, 0.0, {"CPU": 1.0}),
-        start=lambda: start_sleeper(lease_s),
+        start=lambda place: start_sleeper(lease_s),
         call=lambda actor, lease: actor.run.options(num_returns=2).remote(lease),
         describe=lambda lease: f"lease {lease}",
     )

@@ -7,12 +7,14 @@ from typing import Literal
 
 from cluster.config import setting
 from cluster.errors import UserError
+from cluster.storage import StorageConfig, parse_location
 from evaluation.config import EvaluationConfig
 from learner.compatibility import check_compatible
 from learner.watch import WatchConfig
 from policy.config import PolicyConfig
 from policy.reference_policies import REFERENCES
 from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig, TaskConfig
+from rollout_workers.hosting import MAIN, model_of, task_of
 from rollout_workers.tasks import TASK_NAMES
 
 
@@ -158,15 +160,27 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class ArchiveConfig:
+    """Which trajectories are kept, as Parquet files."""
+
+    archive: bool = setting(False, help="keep what the learner learned from, in RUN_DIR/trajectories")
+    every: int = setting(1, help="updates between archived ones", minimum=1)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run."""
 
-    run_dir: str = setting("runs/tiny", help="where everything is written")
+    run_dir: str = setting("runs/tiny", help="where everything is written: a local path, or s3://BUCKET/PREFIX")
     seed: int = setting(0, minimum=0)
-    task: str | dict[str, float] = setting("arithmetic", help="a task, or a mixture: names and their relative weights")
+    task: str | dict[str, float] = setting(
+        "arithmetic", help="a task, or a mixture: names and their relative weights; TASK@NAME is decoded by models.NAME"
+    )
     task_settings: dict[str, TaskConfig] = field(default_factory=dict)
     """Task name -> how it is posed and graded."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    """Further dLLMs, by the names that tasks call them; each rollout actor hosts one of all."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -174,12 +188,16 @@ class RunConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trajectories: ArchiveConfig = field(default_factory=ArchiveConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     ray_address: str | None = setting(None, help="null starts a local Ray, or joins the cluster of a Ray job")
 
     def validate(self, where: str) -> None:
         """Divisions that must come out even."""
         prefix = f"{where}." if where else ""
+        parse_location(self.run_dir, what=f"config key '{prefix}run_dir'")
         self._check_tasks(prefix)
+        self._check_models(prefix)
         check_compatible(self, prefix)
         if self.learner.prompts_per_step % self.rollout.lease_groups:
             raise UserError(
@@ -195,29 +213,55 @@ class RunConfig:
     @property
     def task_configs(self) -> dict[str, TaskConfig]:
         """Task name -> how it is posed, for every task of this run."""
-        return {name: self.task_settings.get(name, TaskConfig()) for name in self.task_weights}
+        return {name: self.task_settings.get(task_of(name), TaskConfig()) for name in self.task_weights}
+
+    @property
+    def model_configs(self) -> dict[str, ModelConfig]:
+        """Name (`rollout_workers.hosting`) -> model, for every model that decodes a task of this run."""
+        used = {model_of(name) for name in self.task_weights}
+        return {name: model for name, model in {MAIN: self.model, **self.models}.items() if name in used}
 
     def _check_tasks(self, prefix: str) -> None:
         if not self.task_weights:
             raise UserError(f"config key '{prefix}task' is {{}}; allowed: one task or more")
         for name, weight in self.task_weights.items():
-            if name not in TASK_NAMES:
+            if task_of(name) not in TASK_NAMES:
                 raise UserError(f"config key '{prefix}task' is {name!r}; allowed: {', '.join(TASK_NAMES)}")
+            if name != task_of(name) and model_of(name) not in self.models:
+                known = ", ".join(self.models) or "none are configured"
+                raise UserError(f"config key '{prefix}task' is {name!r}; allowed after '@': a name in models ({known})")
             if weight <= 0:
                 raise UserError(f"config key '{prefix}task.{name}' is {weight:g}; allowed: a number > 0")
+        tasks = dict.fromkeys(task_of(name) for name in self.task_weights)
         for name in self.task_settings:
-            if name not in self.task_weights:
+            if name not in tasks:
                 raise UserError(
                     f"config key '{prefix}task_settings.{name}' belongs to no task of this run; "
-                    f"allowed: {', '.join(self.task_weights)}"
+                    f"allowed: {', '.join(tasks)}"
+                )
+
+    def _check_models(self, prefix: str) -> None:
+        used = self.model_configs
+        device = next(iter(used.values())).device
+        for name, model in self.models.items():
+            if not name.replace("_", "").isalnum():
+                raise UserError(f"config key '{prefix}models' has the name {name!r}; allowed: letters, digits and '_'")
+            if name not in used:
+                raise UserError(
+                    f"config key '{prefix}models.{name}' decodes no task of this run; allowed: TASK@{name} in task"
+                )
+            if model.device != device:
+                raise UserError(
+                    f"config key '{prefix}models.{name}.device' is {model.device!r}; "
+                    f"allowed: {device!r}, the device of the run's other models"
                 )
 
 
 RESULT_NEUTRAL = (
-    "run_dir", "ray_address", "rollout.num_workers", "rollout.min_workers", "rollout.cpus_per_worker", "rollout.num_graders",
-    "rollout.cpus_per_grader", "rollout.start_deadline_s", "rollout.lease_deadline_s", "rollout.grade_deadline_s",
-    "rollout.weights_deadline_s", "rollout.straggler_factor", "rollout.max_replacements", "learner.num_ranks",
-    "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.collective_deadline_s", "learner.max_rebuilds",
-    "learner.update_deadline_s",
+    "run_dir", "storage", "trajectories", "ray_address", "rollout.num_workers", "rollout.min_workers", "rollout.cpus_per_worker",
+    "rollout.num_graders", "rollout.cpus_per_grader", "rollout.start_deadline_s", "rollout.lease_deadline_s",
+    "rollout.grade_deadline_s", "rollout.weights_deadline_s", "rollout.straggler_factor", "rollout.max_replacements",
+    "learner.num_ranks", "learner.cpus_per_rank", "learner.gpus_per_rank", "learner.collective_deadline_s",
+    "learner.max_rebuilds", "learner.update_deadline_s",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: no result depends on them, but for float sums on the number of ranks."""

@@ -29,7 +29,9 @@ from cluster.errors import RunFailure, StopRequested
 from cluster.logs import get_logger
 from cluster.metrics import Count, JsonlSink, Maximum, Mean, Metric, TimeStates, read_jsonl, reduce, values
 from cluster.run_dir import RunDir
+from cluster.runtime import wait_for
 from cluster.storage import atomic_write
+from learner.archive import archive_update
 from learner.buffer import Entry, TrajectoryBuffer
 from learner.checkpoint import (
     POLICY_FILE,
@@ -43,14 +45,16 @@ from learner.config import RunConfig
 from learner.group import LearnerGroup, TrajectoriesLost
 from learner.lease_plan import LeasePlan
 from learner.update_plan import UpdateRows
-from learner.watch import Watch
+from learner.watch import Alarm, Watch
 from rollout_workers.grading.answers import GradeKind
+from rollout_workers.hosting import MAIN, by_model, model_of, task_of
 from rollout_workers.pool import Batch, RolloutPool, check_failures
 from rollout_workers.problems import Problems
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
 
 _SLICE_S = 0.5
+ARCHIVE_DEADLINE_S = 60.0
 ROLLOUT, LEARNER, CHECKPOINT, VALIDATION, DRIVER = "rollout", "learner", "checkpoint", "validation", "driver"
 WAITING = "waiting"
 ACTORS_FILE = "actors.json"
@@ -102,6 +106,7 @@ class TrainingLoop:
         canvas_length: int,
         block_length: int,
         on_report: Callable[[Report], None] = lambda report: None,
+        on_alarm: Callable[[Alarm], None] = lambda alarm: None,
     ) -> None:
         """`publish` makes weights available to the rollout actors, by version."""
         self._config = config
@@ -113,6 +118,7 @@ class TrainingLoop:
         self._validation = problems.validation
         self._block_length = block_length
         self._on_report = on_report
+        self._on_alarm = on_alarm
         self._clock = TimeStates(DRIVER)
         self._sink = JsonlSink(run_dir.metrics_path)
         self._plan = LeasePlan(config, block_length)
@@ -132,7 +138,8 @@ class TrainingLoop:
         self._sink.rewind(self.progress.step)
         JsonlSink(self._run_dir.samples_path).rewind(self.progress.step)
         for line in read_jsonl(self._run_dir.metrics_path):
-            self._watch.observe(line["step"], line["values"])
+            for alarm in self._watch.observe(line["step"], line["values"]):
+                self._on_alarm(alarm)
 
     def run(self) -> None:
         """Trains to the last update; raises StopRequested after saving when it was asked to stop."""
@@ -201,7 +208,7 @@ class TrainingLoop:
         summaries = [entry.summary for entry in entries]
         self._check_grader(summaries)
         with self._clock.state(LEARNER):
-            metrics = self._learn(entries)
+            metrics, references = self._learn(entries)
         self._slots.popleft()
         self.progress = dataclasses.replace(
             self.progress, step=self.progress.step + 1, task_cursor=dict(slot.next_cursor)
@@ -214,6 +221,7 @@ class TrainingLoop:
             )
         record = values(reduce([rollout_metrics(summaries), metrics]))
         step = self.progress.step
+        self._archive(step, summaries, references)
         if step % self._config.checkpoint.samples_every == 0:
             self._write_samples(summaries)
         self._raise_alarms(record)
@@ -222,8 +230,8 @@ class TrainingLoop:
         else:
             self._report(record, summaries)
 
-    def _learn(self, entries: list[Entry]) -> dict[str, Metric]:
-        """The learner's update; lease results that the cluster lost meanwhile are made again."""
+    def _learn(self, entries: list[Entry]) -> tuple[dict[str, Metric], list[Any]]:
+        """The learner's update, and the trajectories it learned from: what the cluster lost meanwhile is made again."""
         summaries = [entry.summary for entry in entries]
         rows = UpdateRows.of(
             [summary.rows for summary in summaries],
@@ -234,7 +242,7 @@ class TrainingLoop:
         imitate, what = self._plan.imitates(self.progress.step), f"update {self.progress.step + 1}"
         while True:
             try:
-                return self._learner.update(rows, references, imitate=imitate, what=what, turn=self._turn)
+                return self._learner.update(rows, references, imitate=imitate, what=what, turn=self._turn), references
             except TrajectoriesLost as lost:
                 logger.warning("%s: %s; they are made again", what, lost)
                 again = {summaries[number].lease.id: number for number in lost.numbers}
@@ -261,16 +269,12 @@ class TrainingLoop:
                 GroupRequest(number, pick.task, Split.VALIDATION, pick.index, 1)
                 for number, pick in enumerate(self._validation)
             ]
+            parts = [
+                tuple(mine[start : start + chunk]) for mine in by_model(groups) for start in range(0, len(mine), chunk)
+            ]
             leases = [
-                Lease(
-                    number,
-                    config.seed,
-                    spec,
-                    tuple(groups[start : start + chunk]),
-                    self._block_length,
-                    record=False,
-                )
-                for number, start in enumerate(range(0, len(groups), chunk))
+                Lease(number, config.seed, spec, part, self._block_length, record=False)
+                for number, part in enumerate(parts)
             ]
             done = sorted((summary for summary, _ in self._pool.run(leases)), key=lambda summary: summary.lease.id)
         measured = values(rollout_metrics(done))
@@ -303,6 +307,7 @@ class TrainingLoop:
             if alarm.is_fatal:
                 raise Diverged(f"update {alarm.step}: {alarm.message}")
             logger.warning("update %d: %s: %s", alarm.step, alarm.name, alarm.message)
+            self._on_alarm(alarm)
 
     def _check_grader(self, summaries: list[LeaseSummary]) -> None:
         grades = [grade for summary in summaries for grade in summary.grades]
@@ -313,6 +318,15 @@ class TrainingLoop:
                 f"(allowed share: learner.max_grader_error_rate = {self._config.learner.max_grader_error_rate:g}); "
                 f"the first: {errors[0].detail}"
             )
+
+    def _archive(self, step: int, summaries: list[LeaseSummary], references: list[Any]) -> None:
+        """Keeps the trajectories of an update, where the config says so."""
+        config = self._config.trajectories
+        if not config.archive or step % config.every:
+            return
+        with self._clock.state(CHECKPOINT):
+            parts = wait_for(references, deadline_s=ARCHIVE_DEADLINE_S, what=f"the trajectories of update {step}")
+            archive_update(self._run_dir.trajectories_path, step, parts, summaries)
 
     def _write_samples(self, summaries: list[LeaseSummary]) -> None:
         """The best and the worst row of the step's first group, with their order of unmasking."""
@@ -413,10 +427,15 @@ def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
             if len(terms) > 1:
                 records[-1] |= {f"reward_{name}": Mean(value, 1) for name, value in terms.items()}
             if is_mixture:
-                task = row.example_id.partition("/")[0]
+                task = _in_metric_names(row.example_id.partition("/")[0])
                 own: dict[str, Metric] = {"reward": Mean(reward, 1), "accuracy": Mean(float(grade.is_correct), 1)}
                 records[-1] |= {f"{name}_{task}": value for name, value in own.items()}
     return reduce(records)
+
+
+def _in_metric_names(task: str) -> str:
+    """`sudoku@second` as `sudoku_on_second`: sinks of metrics allow few signs in names."""
+    return task if model_of(task) == MAIN else f"{task_of(task)}_on_{model_of(task)}"
 
 
 def wall_clock_breakdown(

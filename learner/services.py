@@ -90,7 +90,7 @@ class Services:
     def _start_pool(self, config: RunConfig, canvas_length: int) -> RolloutPool:
         rollout = config.rollout
         spec = WorkerSpec(
-            model=config.model,
+            models=config.model_configs,
             settings=DecodeSettings(
                 canvas_length=canvas_length,
                 num_slots=config.decode.num_slots,
@@ -107,7 +107,8 @@ class Services:
         grading = GraderSpec(config.reward, config.task_configs, canvas_length)
         return RolloutPool(
             rollout,
-            start_worker=lambda: start_worker(spec, self.store, rollout),
+            start_worker=lambda models: start_worker(spec.hosting(models), self.store, rollout),
+            models=list(config.model_configs),
             start_grader=(lambda: start_grader(grading, rollout)) if rollout.num_graders else None,
             tick=self._tick,
             on_idle=self._heal,

@@ -1,4 +1,4 @@
-"""Hands leases to rollout actors, and what they decoded to graders, and gets every lease back once.
+"""Hands leases to rollout actors that host their model, what they decoded to graders, and gets every lease back once.
 
     submit -> rollout actor: decode [, grade] -> grader, where these are apart -> results of the batch
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -21,6 +21,7 @@ from cluster.actor_pool import ActorPool, Done, PoolSettings
 from cluster.errors import RunFailure
 from cluster.waiting import Wait
 from rollout_workers.config import RolloutConfig
+from rollout_workers.hosting import MAIN, section_of, spread
 from rollout_workers.rollout import Lease, LeaseSummary
 
 _SLICE_S = 0.5
@@ -52,20 +53,31 @@ class RolloutPool:
         self,
         config: RolloutConfig,
         *,
-        start_worker: Callable[[], ActorHandle],
+        start_worker: Callable[[tuple[str, ...]], ActorHandle],
+        models: Sequence[str] = (MAIN,),
         start_grader: Callable[[], ActorHandle] | None = None,
         tick: Callable[[], None] = lambda: None,
         on_idle: Callable[[], None] = lambda: None,
     ) -> None:
-        """`tick` is called in every turn, and what it raises ends the wait; `on_idle` while nothing comes back."""
+        """The models are spread over the actors, and `start_worker` is given those that its actor is to host.
+
+        With more than one model no actor can do without the others, so all of them are needed, whatever `min_workers` says.
+        `tick` is called in every turn, and what it raises ends the wait; `on_idle` while nothing comes back.
+        """
+        hosted = spread(list(models), config.num_workers)
+        settings = worker_settings(config)
         self._workers = ActorPool(
-            worker_settings(config), start=start_worker, call=_run, describe=lambda lease: f"lease {lease.id}"
+            settings if len(models) == 1 else replace(settings, min_actors=config.num_workers),
+            start=lambda place: start_worker(hosted[place]),
+            call=_run,
+            describe=_describe,
+            fits=lambda place, lease: lease.model in hosted[place],
         )
         self._graders: ActorPool | None = None
         if start_grader is not None:
             self._graders = ActorPool(
                 grader_settings(config),
-                start=start_grader,
+                start=lambda place: start_grader(),
                 call=_grade,
                 describe=lambda done: f"grades of {done[0].lease.id}",
             )
@@ -248,6 +260,10 @@ def grader_settings(config: RolloutConfig) -> PoolSettings:
         straggler_factor=config.straggler_factor,
         request={"CPU": config.cpus_per_grader},
     )
+
+
+def _describe(lease: Lease) -> str:
+    return f"lease {lease.id}" if lease.model == MAIN else f"lease {lease.id} of {section_of(lease.model)}"
 
 
 def _run(actor: ActorHandle, lease: Lease) -> Sequence[Any]:

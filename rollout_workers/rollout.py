@@ -12,6 +12,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
 
 from cluster.metrics import TimeStates
+from policy.heuristics.parameters import Value
 from policy.inference import InferenceConfig
 from policy.noise import row_key
 from policy.steering import Behaviour
@@ -20,6 +21,7 @@ from policy.unmasker import Unmasker
 from rollout_workers.engine import Engine, EngineStats, EosPolicy
 from rollout_workers.grader import grade_all
 from rollout_workers.grading.answers import Grade
+from rollout_workers.hosting import model_of
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.sequence import Sequence
@@ -58,8 +60,8 @@ class UnmaskerSpec:
     """Which unmasker decodes: a heuristic, the learned policy at a weight version, or an expert that the policy scores."""
 
     heuristic: str | None = None
-    parameter: float | None = None
-    """Of the heuristic; of the learned policy its temperature, None for the one it is trained at."""
+    parameter: float | Mapping[str, Value] | None = None
+    """Of the heuristic, as in a configuration; of the learned policy its temperature, None for the one it is trained at."""
     weight_version: int = 0
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     """Of the learned policy."""
@@ -83,6 +85,11 @@ class Lease:
     @property
     def weight_version(self) -> int:
         return self.unmasker.weight_version
+
+    @property
+    def model(self) -> str:
+        """The model that all its groups are decoded by (`rollout_workers.hosting`)."""
+        return model_of(self.groups[0].task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +256,8 @@ class Rollout:
         examples, sequences = [], []
         for request in lease.groups:
             example = self._tasks[request.task].example(request.split, request.index)
+            # A task that two models decode poses each of them the same examples, which must not share their noise.
+            example = replace(example, id=f"{request.task}/{request.split}/{request.index}")
             for sample in range(request.first_sample, request.first_sample + request.num_samples):
                 key = row_key(
                     run_seed=lease.run_seed,

@@ -5,7 +5,7 @@ An actor that cannot get a version of the weights in time says so with a `Worker
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +28,7 @@ from policy.unmasker import Unmasker
 from policy.weights import from_bytes
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.models.load import load_model, load_tokenizer
+from rollout_workers.resources import ModelResources
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.rollout import DecodeSettings, ExpertSpec, Lease, LeaseSummary, Rollout, UnmaskerSpec
 from rollout_workers.tasks import make_tasks
@@ -40,7 +41,8 @@ WEIGHTS = "weights"
 class WorkerSpec:
     """Everything an actor needs to build itself; plain data, so that a replacement is exactly alike."""
 
-    model: ModelConfig
+    models: Mapping[str, ModelConfig]
+    """Those that it hosts, by name (`rollout_workers.hosting`)."""
     settings: DecodeSettings
     reward: RewardConfig
     tasks: Mapping[str, TaskConfig]
@@ -51,9 +53,13 @@ class WorkerSpec:
     grades: bool = True
     """Whether it grades what it decodes; else graders of their own do."""
 
+    def hosting(self, models: Sequence[str]) -> WorkerSpec:
+        """The same with some of the models."""
+        return replace(self, models={name: self.models[name] for name in models})
+
 
 class RolloutWorker:
-    """Runs leases one after another; between them it holds nothing but the model and the last policy it pulled."""
+    """Runs leases one after another; between them it holds nothing but its models and the last policy it pulled."""
 
     def __init__(self, spec: WorkerSpec, store: WeightStore | None) -> None:
         keep_freed_memory()
@@ -63,17 +69,20 @@ class RolloutWorker:
         self._spec = spec
         self._store = store
         self._policy: tuple[int, PolicyNetwork] | None = None
-        self._rollout = Rollout(
-            load_model(spec.model.name, dtype=spec.model.dtype, device=spec.model.device, options=spec.model.options),
-            load_tokenizer(spec.model.name, spec.model.options),
-            spec.settings,
-            RewardFunction(spec.reward.terms, alpha=spec.reward.alpha),
-            tasks=make_tasks(spec.tasks),
-            clock=self._clock,
-        )
+        tasks, reward = make_tasks(spec.tasks), RewardFunction(spec.reward.terms, alpha=spec.reward.alpha)
+        self._rollouts: dict[str, Rollout] = {}
+        self._resources: dict[str, ModelResources] = {}
+        for name, config in spec.models.items():
+            model = load_model(config.name, dtype=config.dtype, device=config.device, options=config.options)
+            tokenizer = load_tokenizer(config.name, config.options)
+            self._resources[name] = ModelResources(
+                model, tokenizer, name=config.name, options=config.options, dtype=config.dtype
+            )
+            self._rollouts[name] = Rollout(model, tokenizer, spec.settings, reward, tasks=tasks, clock=self._clock)
+        (self._device,) = {config.device for config in spec.models.values()}
 
     def ready(self) -> bool:
-        """Answers once the model is loaded, has passed its self-check, and the newest weights are here if there are any."""
+        """Answers once the models are loaded, have passed their self-checks, and the newest weights are here if there are any."""
         if self._store is not None:
             with _as_fault(self._name):
                 newest = self._store.latest_version(self._spec.weights_deadline_s)
@@ -84,17 +93,19 @@ class RolloutWorker:
 
     def run(self, lease: Lease) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         """Decodes one lease, and grades it unless graders of their own do."""
-        run = self._rollout.run if self._spec.grades else self._rollout.decode
-        summary, trajectories = run(lease, self._unmasker(lease.unmasker))
+        rollout = self._rollouts[lease.model]
+        run = rollout.run if self._spec.grades else rollout.decode
+        summary, trajectories = run(lease, self._unmasker(lease.unmasker, self._resources[lease.model]))
         return replace(summary, actor=self._name), trajectories
 
-    def _unmasker(self, spec: UnmaskerSpec) -> Unmasker:
+    def _unmasker(self, spec: UnmaskerSpec, resources: ModelResources) -> Unmasker:
         if spec.heuristic is not None:
             assert spec.parameter is not None, "a heuristic needs its parameter"
-            return make_swept_heuristic(spec.heuristic, spec.parameter)
+            return make_swept_heuristic(spec.heuristic, spec.parameter, resources=resources)
         if self._policy is None or self._policy[0] != spec.weight_version:
             with self._clock.state(WEIGHTS):
                 self._policy = (spec.weight_version, self._pull(spec.weight_version))
+        assert not isinstance(spec.parameter, Mapping), "a learned policy's parameter is its temperature"
         learned = make_learned(self._policy[1], temperature=spec.parameter, inference=spec.inference)
         return learned if spec.expert is None else _expert(learned, spec.expert)
 
@@ -103,7 +114,7 @@ class RolloutWorker:
         spec = self._spec
         with _as_fault(self._name):
             record = self._store.fetch(version, fingerprint=spec.fingerprint, timeout_s=spec.weights_deadline_s)
-        return from_bytes(record.data, where=f"weight version {version}").to(self._spec.model.device)
+        return from_bytes(record.data, where=f"weight version {version}").to(self._device)
 
 
 @contextmanager

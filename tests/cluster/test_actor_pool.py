@@ -13,7 +13,9 @@ from cluster.errors import DeadlineExceeded
 from tests.fakes.actors import FakeRay
 
 
-def make_pool(patch: pytest.MonkeyPatch, **settings: Any) -> tuple[ActorPool, FakeRay]:
+def make_pool(
+    patch: pytest.MonkeyPatch, fits: Any = lambda place, item: True, **settings: Any
+) -> tuple[ActorPool, FakeRay]:
     fake = FakeRay()
     patch.setattr(cluster.actor_pool, "ray", fake)
     patch.setattr(cluster.runtime, "ray", fake)
@@ -22,7 +24,7 @@ def make_pool(patch: pytest.MonkeyPatch, **settings: Any) -> tuple[ActorPool, Fa
         "max_replacements": 3, "straggler_factor": 3.0, "request": {"CPU": 1.0},
     }  # fmt: skip
     pool = ActorPool(
-        PoolSettings(**given_settings | settings), start=fake.start,
+        PoolSettings(**given_settings | settings), start=lambda place: fake.start(), fits=fits,
         call=lambda actor, item: actor.run(item), describe=lambda item: f"item {item}", clock=fake.clock,
     )  # fmt: skip
     return pool, fake
@@ -264,3 +266,47 @@ def test_every_item_comes_back_exactly_once_whatever_happens(events: list[tuple[
         assert sorted(each.ticket for each in done) == tickets
         assert {each.item for each in done} == set(range(12))
         assert all(each.failure or each.value == ("done", each.item) for each in done)
+
+
+def hosts(place: int, item: str) -> bool:
+    """Place 0 takes items in lower case, place 1 takes the others, place 2 all."""
+    return place == 2 or item.islower() == (place == 0)
+
+
+def test_items_go_only_where_they_fit_and_do_not_hold_up_others(patch: pytest.MonkeyPatch) -> None:
+    pool, fake = started(patch, fits=hosts)
+    pool.submit("abcdX")
+    turn(pool)
+    low, high = fake.actors
+    assert [item for item, _ in low.calls] == ["a", "b"]
+    assert [item for item, _ in high.calls] == ["X"]
+    low.finish_one()
+    assert items(turn(pool)) == ["a"]
+    turn(pool)
+    assert [item for item, _ in low.calls] == ["a", "b", "c"]
+
+
+def test_a_straggler_is_given_only_to_an_actor_that_it_fits(patch: pytest.MonkeyPatch) -> None:
+    pool, fake = started(patch, max_actors=3, fits=hosts, item_deadline_s=1000.0)
+    pool.submit("Xyz")
+    turn(pool)
+    low, _, both = fake.actors
+    assert [[item for item, _ in actor.calls] for actor in fake.actors] == [["y"], ["X"], ["z"]]
+    fake.now += 1
+    low.finish_one()
+    both.finish_one()
+    turn(pool)
+    fake.now += 100
+    turn(pool)
+    assert [item for item, _ in low.calls] == ["y"]
+    assert [item for item, _ in both.calls] == ["z", "X"]
+
+
+def test_an_item_that_fits_no_place_any_more_is_named(patch: pytest.MonkeyPatch) -> None:
+    pool, fake = started(patch, fits=hosts, max_replacements=0)
+    pool.submit("aX")
+    turn(pool)
+    fake.actors[1].die()
+    turn(pool)
+    with pytest.raises(PoolExhausted, match="no worker that may take item X is left"):
+        turn(pool)

@@ -42,6 +42,26 @@ def test_deterministic_arms_run_once_and_random_ones_per_seed(tmp_path):
     assert len({lease.id for lease in pool.leases}) == len(pool.leases)
 
 
+def test_a_learned_arm_that_draws_nothing_runs_once(tmp_path):
+    pool = FakePool()
+    records = run(pool, tmp_path, arms=[learned_arm(24, is_random=False)])
+    assert {record.seed for record in records} == {0}
+    assert len(records) == 10
+
+
+def test_a_lease_holds_examples_of_one_model(tmp_path):
+    pool = FakePool()
+    mixed = [Pick(task, index) for index in range(5) for task in ("sudoku", "sudoku@second")]
+    evaluate(
+        pool, [THRESHOLD], CONFIG, picks=mixed, split=Split.TEST, run_seed=100, weight_version=7,
+        record_file=RecordFile(tmp_path / "records.jsonl"),
+    )  # fmt: skip
+    assert sorted((lease.model, len(lease.groups)) for lease in pool.leases) == [
+        ("", 1), ("", 4), ("second", 1), ("second", 4),
+    ]  # fmt: skip
+    assert all(len({group.task for group in lease.groups}) == 1 for lease in pool.leases)
+
+
 def test_leases_carry_their_arms(tmp_path):
     pool = FakePool()
     run(pool, tmp_path)

@@ -15,10 +15,15 @@ import torch
 from safetensors.torch import load
 
 from cluster.errors import ExitCode
+from cluster.mirror import RunMirror
+from cluster.run_dir import RunDir
+from learner.archive import archive_file, read_trajectories
 from learner.main import resolve
 from learner.run import run
+from policy.learned import make_distribution, score_steps
 from policy.weights import from_bytes
 from tests.fakes.processes import living_actors, processes_with
+from tests.fakes.s3_server import BUCKET, S3Server
 
 pytestmark = pytest.mark.ray
 
@@ -39,7 +44,7 @@ SMALL = (
 )
 
 
-def train(path: Path, *overrides: str, resume: bool = False, should_stop: object = lambda: False) -> int:
+def train(path: Path, *overrides: str, resume: bool | None = False, should_stop: object = lambda: False) -> int:
     assert callable(should_stop)
     return run(resolve(["tiny", *SMALL, f"run_dir={path}", *overrides]), resume=resume, should_stop=should_stop)
 
@@ -151,3 +156,32 @@ def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, 
     while (left := processes_with(mark)) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not left, "nothing of a run outlives it"
+
+
+def test_a_run_in_s3_that_is_stopped_and_goes_on_gives_the_same_result(
+    undisturbed: Path, s3_server: S3Server, tmp_path: Path
+) -> None:
+    settings = (
+        f"run_dir=s3://{BUCKET}/runs/whole",
+        f"storage.endpoint={s3_server.endpoint}",
+        "storage.addressing_style=path",
+        "trajectories.archive=true",
+    )
+    calls = iter(range(1000))
+    assert train(tmp_path, *settings, resume=None, should_stop=lambda: next(calls) >= 9) == ExitCode.RESUMABLE
+    assert train(tmp_path, *settings, resume=None) == ExitCode.FINISHED
+    run = RunDir(tmp_path / "copy")
+    storage = s3_server.storage("runs/whole")
+    RunMirror(run, storage).pull()
+    assert outcome(run.path) == outcome(undisturbed)
+    for name in ("run.log", "samples.jsonl", "policy.safetensors", "plots/pareto.png", "evaluation/results.json"):
+        assert (run.path / name).stat().st_size > 0, name
+    # What was archived scores under the weights that decided as it was recorded.
+    network = from_bytes(run.load("checkpoints/step-000002")["policy.safetensors"], where="step 2")
+    archive = archive_file(tmp_path, 3)
+    archive.write_bytes(storage.read(f"trajectories/{archive.name}"))
+    batch = read_trajectories(archive)
+    assert {row.weight_version for row in batch.rows} == {2}
+    with torch.no_grad():
+        scored = score_steps(network, make_distribution(network.config), batch.steps).log_prob_N
+    assert torch.allclose(scored, torch.from_numpy(batch.steps.log_prob_N), atol=1e-4)

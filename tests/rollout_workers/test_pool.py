@@ -91,7 +91,7 @@ def make_pool(fake: FakeRay, **settings: Any) -> tuple[RolloutPool, list[Worker]
     config = RolloutConfig(**{"max_replacements": 100} | settings)
     pool = RolloutPool(
         config,
-        start_worker=lambda: start(Worker, workers),
+        start_worker=lambda models: start(Worker, workers),
         start_grader=(lambda: start(Grader, graders)) if config.num_graders else None,
     )
     pool.start()

@@ -27,7 +27,6 @@ from cluster.weight_store import WeightRecord, start_weight_store
 from learner.sleeper import DEADLINE_S, ROWS_PER_LEASE, start_sleeper
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.hosting import MAIN
-from rollout_workers.hosting import MAIN
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import DecodeSettings, GroupRequest, Lease, UnmaskerSpec
 from rollout_workers.tasks import Split

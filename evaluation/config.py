@@ -26,6 +26,9 @@ class EvaluationConfig:
     """How the learned policy decides in the final evaluation."""
     seeds: tuple[int, ...] = setting((0,), help="noise seeds of the random samplers and of the policy")
     lease_examples: int = setting(64, help="problems per lease", minimum=1)
+    num_traced: int = setting(
+        3, help="problems of each task recorded pass by pass for the report's replay, per sampler", minimum=0
+    )
 
     def validate(self, where: str) -> None:
         if not self.seeds:

@@ -5,30 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cluster.config import to_dict
 from cluster.errors import ExitCode, UserError
-from cluster.logs import get_logger, setup_logging
+from cluster.logs import get_logger, setup_logging, wide_console
 from cluster.metrics import read_jsonl
 from cluster.run_dir import RunDir
 from cluster.runtime import start_ray, stop_ray
-from cluster.storage import atomic_write
-from evaluation.report import write_results
-from evaluation.results import Arm, ExampleRecord, RecordFile
-from evaluation.runner import evaluate, heuristic_arms, learned_arm, validation_rewards
+from cluster.storage import atomic_write, open_storage
+from evaluation.arms import Arm, heuristic_arms, learned_arm, temperature_of
+from evaluation.conditions import conditions_of, directory_settings
+from evaluation.environment import environment_record
+from evaluation.outputs import Context, write_outputs
+from evaluation.plots import learning_png
+from evaluation.results_dir import ResultsDir
+from evaluation.runner import Outcome, Suite, evaluate, validation_rewards
+from evaluation.tables import breakdown_table
 from learner.checkpoint import POLICY_FILE
 from learner.config import RESULT_NEUTRAL, RunConfig
 from learner.display import Display
 from learner.experts import check_experts, read_initial_policy
-from learner.loop import StopRequested, TrainingLoop, best_policy
+from learner.loop import STORE_DEADLINE_S, StopRequested, TrainingLoop, best_policy
 from learner.services import Services, local_cpus
 from policy.weights import from_bytes, to_bytes
 from rollout_workers.models.base import ModelError, ModelSpec
 from rollout_workers.models.load import check_model, load_tokenizer
 from rollout_workers.pool import RolloutPool
 from rollout_workers.problems import Problems, ProblemSet, PromptLimit
-from rollout_workers.tasks import Split, Task, make_tasks
-from rollout_workers.tasks.stream import Pick
+from rollout_workers.tasks import Task, make_tasks
 
 logger = get_logger(__name__)
 
@@ -75,20 +80,15 @@ def run(
             name, policy_file = best_policy(run_dir, loop.progress)
             logger.info("evaluating %s, the best on the validation split", name)
             services.publish(config.learner.num_updates + 1, policy_file)
-            learned = _choose_temperature(config, services.pool, plan.problems.validation, plan.block_length)
-            _write_policy(run_dir, policy_file, learned.parameter)
-            records = _final_evaluation(
-                config, run_dir, services.pool, plan.problems.test, [learned, *arms], display, should_stop
+            learned = _choose_temperature(config, services.pool, plan)
+            _write_policy(run_dir, policy_file, temperature_of(learned))
+            results = ResultsDir(f"{config.run_dir}/evaluation")
+            outcome = _final_evaluation(config, results, services.pool, plan, [learned, *arms], display, should_stop)
+            actors = services.pool.call_each(
+                environment_record, deadline_s=STORE_DEADLINE_S, what="the actors' devices"
             )
-        write_results(
-            run_dir,
-            records,
-            [learned, *arms],
-            alpha=config.reward.alpha,
-            canvas_length=plan.canvas_length,
-            history=read_jsonl(run_dir.metrics_path),
-            policy_name=name,
-        )
+        _write_results(config, run_dir, results, outcome, plan, actors=actors, policy_name=name)
+        outcome.raise_failures()
     except StopRequested as stop:
         logger.warning("%s; go on with: --resume", stop)
         return ExitCode.RESUMABLE
@@ -153,22 +153,25 @@ def _choose_problems(config: RunConfig, model: ModelSpec, tasks: Mapping[str, Ta
     )
 
 
-def _choose_temperature(config: RunConfig, pool: RolloutPool, picks: Sequence[Pick], block_length: int) -> Arm:
+def _choose_temperature(config: RunConfig, pool: RolloutPool, plan: _Plan) -> Arm:
     """The learned policy at the temperature with the best reward on the validation split."""
-    arms = [learned_arm(block_length, temperature) for temperature in config.evaluation.policy_temperatures]
+    inference = config.evaluation.inference
+    arms = [
+        learned_arm(plan.block_length, temperature, inference=inference)
+        for temperature in config.evaluation.policy_temperatures
+    ]
     if not arms:
-        return learned_arm(block_length)
+        return learned_arm(plan.block_length, inference=inference)
     rewards = validation_rewards(
         pool,
-        arms,
+        Suite(arms, plan.problems.validation, plan.canvas_length),
         config.evaluation,
-        picks=picks,
         run_seed=config.seed,
         weight_version=config.learner.num_updates + 1,
     )
     best = max(arms, key=rewards.__getitem__)
-    figures = ", ".join(f"{arm.parameter:g}: {reward:.4f}" for arm, reward in rewards.items())
-    logger.info("policy temperature %g has the best reward on the validation split (%s)", best.parameter, figures)
+    figures = ", ".join(f"{temperature_of(arm):g}: {reward:.4f}" for arm, reward in rewards.items())
+    logger.info("policy temperature %g has the best reward on the validation split (%s)", temperature_of(best), figures)
     return best
 
 
@@ -183,13 +186,13 @@ def _write_policy(run_dir: RunDir, policy_file: bytes, temperature: float | None
 
 def _final_evaluation(
     config: RunConfig,
-    run_dir: RunDir,
+    results: ResultsDir,
     pool: RolloutPool,
-    picks: Sequence[Pick],
+    plan: _Plan,
     arms: Sequence[Arm],
     display: Display,
     should_stop: Callable[[], bool],
-) -> list[ExampleRecord]:
+) -> Outcome:
     """All arms on the test split, the learned one with the weights published last; raises StopRequested when asked to stop."""
 
     def on_progress(done: int, total: int) -> None:
@@ -197,16 +200,48 @@ def _final_evaluation(
         if should_stop():
             raise StopRequested("stopped during the evaluation; what was decoded is kept")
 
-    return evaluate(
-        pool,
-        arms,
-        config.evaluation,
-        picks=picks,
-        split=Split.TEST,
-        run_seed=config.seed,
-        weight_version=config.learner.num_updates + 1,
-        record_file=RecordFile(run_dir.evaluation_path / "records.jsonl"),
-        on_progress=on_progress,
+    results.claim(_directory_settings(config, plan))
+    conditions = conditions_of(
+        config.model, config.decode, config.reward, config.evaluation,
+        versions={"": config.learner.num_updates + 1}, run_seed=config.seed,
+    )  # fmt: skip
+    suite = Suite(arms, plan.problems.test, plan.canvas_length)
+    return evaluate(pool, [suite], config.evaluation, conditions, results, on_progress=on_progress)
+
+
+def _directory_settings(config: RunConfig, plan: _Plan) -> dict[str, Any]:
+    return directory_settings(
+        config.model, config.task_configs, config.decode, config.reward, config.evaluation,
+        canvas_lengths=dict.fromkeys(config.task_configs, plan.canvas_length), run_seed=config.seed,
+    )  # fmt: skip
+
+
+def _write_results(
+    config: RunConfig,
+    run_dir: RunDir,
+    results: ResultsDir,
+    outcome: Outcome,
+    plan: _Plan,
+    *,
+    actors: Sequence[dict[str, Any]],
+    policy_name: str,
+) -> None:
+    """Tables to the terminal, files to the run directory."""
+    history = read_jsonl(run_dir.metrics_path)
+    context = Context(
+        alpha=config.reward.alpha,
+        settings=_directory_settings(config, plan),
+        evaluation=to_dict(config.evaluation),
+        policies={"": policy_name},
+        actors=actors,
+    )
+    write_outputs(results, outcome.records, context)
+    open_storage(config.run_dir).write("plots/learning.png", learning_png(history))
+    console = wide_console()
+    console.print(breakdown_table(history))
+    console.print(f"policy   {config.run_dir}/{POLICY_FILE} (of {policy_name})", soft_wrap=True)
+    console.print(
+        f"results  {results.uri}/ (summary.csv, detailed.csv, results.json, records.jsonl, pareto.png)", soft_wrap=True
     )
 
 

@@ -31,6 +31,7 @@ from policy.unmasker import Decision, Unmasker
 from rollout_workers.models.base import FrozenDLLM, Prediction
 from rollout_workers.scheduler import Scheduler
 from rollout_workers.sequence import LiveRows, Sequence, SequenceStatus
+from rollout_workers.trace import Tracer
 
 EosPolicy = Literal["full", "stop"]
 
@@ -89,8 +90,8 @@ class Engine:
         self._clock = clock or TimeStates(SCHEDULING)
 
     @torch.no_grad()
-    def decode(self, sequences: Iterable[Sequence], *, record: bool = False) -> Decoded:
-        """Decodes all `sequences`, which share one canvas length, until none is left."""
+    def decode(self, sequences: Iterable[Sequence], *, record: bool = False, tracer: Tracer | None = None) -> Decoded:
+        """Decodes all `sequences`, which share one canvas length, until none is left; a `tracer` watches."""
         submitted = tuple(sequences)
         lengths = {len(sequence.canvas_ids) for sequence in submitted}
         if len(lengths) > 1:
@@ -104,7 +105,7 @@ class Engine:
         stats = EngineStats()
         with self._clock.state(SCHEDULING):
             while self._admit(rows, scheduler):
-                self._step(rows, recorder)
+                self._step(rows, recorder, tracer)
                 stats.num_steps += 1
                 stats.num_row_forwards += len(rows)
                 if scheduler.num_waiting:
@@ -121,7 +122,7 @@ class Engine:
             rows.retire(self._ended(rows))
         return len(rows) > 0
 
-    def _step(self, rows: LiveRows, recorder: _Recorder | None) -> None:
+    def _step(self, rows: LiveRows, recorder: _Recorder | None, tracer: Tracer | None) -> None:
         masked_BL = rows.masked_BL()
         eligible_BL = masked_BL & rows.block_window_BL(masked_BL)
         wanted_BL = {Scope.BLOCK: eligible_BL, Scope.MASKED: masked_BL, Scope.CANVAS: torch.ones_like(masked_BL)}[
@@ -136,6 +137,8 @@ class Engine:
             decision = self._unmasker.decide(observation)
         predicted_BL = rows.canvas_BL.clone()
         predicted_BL[wanted_BL] = prediction.token_ids_N
+        if tracer is not None:
+            tracer.observe(rows, wanted_BL, predicted_BL, observation, decision)
         rows.canvas_BL = torch.where(decision.commit_BL, predicted_BL, rows.canvas_BL)
         rows.nfe_B = rows.nfe_B + 1
         rows.order_BL = torch.where(decision.commit_BL, rows.nfe_B.unsqueeze(1), rows.order_BL)

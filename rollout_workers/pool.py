@@ -15,10 +15,11 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.errors import DeadlineExceeded, RunFailure
 from cluster.logs import get_logger
+from cluster.runtime import wait_for
 from rollout_workers.rollout import Lease, LeaseSummary
 
 IN_FLIGHT = 2
@@ -68,8 +69,18 @@ class RolloutPool:
             ray.kill(actor)
         self._actors.clear()
 
-    def run(self, leases: Sequence[Lease]) -> Iterator[tuple[LeaseSummary, Any]]:
-        """Yields (summary, reference to the trajectories) of each lease exactly once, in order of completion."""
+    def call_each(self, function: Callable[[], Any], *, deadline_s: float, what: str) -> list[Any]:
+        """What `function()` returns inside each actor."""
+        references = [actor.__ray_call__.remote(_ignoring_actor, function) for actor in self._actors]
+        return wait_for(references, deadline_s=deadline_s, what=what)
+
+    def run(
+        self, leases: Sequence[Lease], *, on_failure: Callable[[Lease, str], None] | None = None
+    ) -> Iterator[tuple[LeaseSummary, Any]]:
+        """Yields (summary, reference to the trajectories) of each lease exactly once, in order of completion.
+
+        A lease that raised an error is told to `on_failure`, and the others go on; without it the error is raised.
+        """
         waiting = deque(leases)
         flights: dict[Any, _Flight] = {}
         while waiting or flights:
@@ -84,6 +95,11 @@ class RolloutPool:
                     logger.warning("rollout actor died with lease %d: %s", flight.lease.id, _first_line(error))
                     self._recover(flight, waiting, flights)
                     break
+                except RayTaskError as error:
+                    if on_failure is None:
+                        raise
+                    on_failure(flight.lease, str(error).strip().rpartition("\n")[2])
+                    continue
                 yield summary, flight.trajectories
 
     def _dispatch(self, waiting: deque[Lease], flights: dict[Any, _Flight]) -> None:
@@ -123,6 +139,10 @@ class RolloutPool:
                 f"lease {lease.id} ({len(lease.groups)} groups, weight version {lease.weight_version}) did not come back "
                 f"within rollout.lease_deadline_s = {self._lease_deadline_s:g} s; {len(late)} leases are late"
             )
+
+
+def _ignoring_actor(actor: object, function: Callable[[], Any]) -> Any:
+    return function()
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from cluster.metrics import read_jsonl
-from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
+from evaluation.arms import LEARNED, Arm
+from evaluation.records import ExampleRecord, read_records
 from learner.studies.arms import StudyRun
 from rollout_workers.rewards import speed
 
@@ -80,7 +81,7 @@ def heuristic_figures(run: StudyRun, *, alpha: float) -> dict[Arm, Figures]:
     groups: dict[Arm, list[ExampleRecord]] = {}
     for record in _records(run):
         if record.sampler != LEARNED:
-            groups.setdefault(Arm(record.sampler, record.parameter, record.block_length), []).append(record)
+            groups.setdefault(record.arm, []).append(record)
     length = canvas_length(run)
     return {arm: figures(records, alpha=alpha, canvas_length=length) for arm, records in groups.items()}
 
@@ -108,4 +109,4 @@ def canvas_length(run: StudyRun) -> int:
 
 def _records(run: StudyRun) -> list[ExampleRecord]:
     path: Path = run.path / "evaluation" / "records.jsonl"
-    return RecordFile(path).read()
+    return read_records(path)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from evaluation.results import Arm
+from evaluation.arms import Arm
 from learner.studies.arms import StudyRun
 from learner.studies.catalogue import Study
 from learner.studies.figures import Figures, curve, heuristic_figures, learned_figures, over_seeds

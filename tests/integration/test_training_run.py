@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ import torch
 from safetensors.torch import load
 
 from cluster.errors import ExitCode
+from evaluation.arms import LEARNED, temperature_of
+from evaluation.records import ExampleRecord, read_records
 from learner.main import resolve
 from learner.run import run
 from policy.weights import from_bytes
@@ -43,11 +46,14 @@ def train(path: Path, *overrides: str, resume: bool = False, should_stop: object
     return run(resolve(["tiny", *SMALL, f"run_dir={path}", *overrides]), resume=resume, should_stop=should_stop)
 
 
-def outcome(path: Path) -> tuple[list[tuple[int, dict[str, float]]], bytes, list[str]]:
-    """What a run decided: metric values (times aside), final weights, and the evaluation's records."""
+def outcome(path: Path) -> tuple[list[tuple[int, dict[str, float]]], bytes, list[ExampleRecord]]:
+    """What a run decided: metric values and the evaluation's records (times aside), and final weights."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     newest = sorted((path / "checkpoints").iterdir())[-1]
-    records = sorted((path / "evaluation" / "records.jsonl").read_text().splitlines())
+    records = [
+        dataclasses.replace(record, seconds=0.0, is_warm_up=False)
+        for record in read_records(path / "evaluation" / "records.jsonl")
+    ]
     return [(line["step"], line["values"]) for line in lines], (newest / "policy.safetensors").read_bytes(), records
 
 
@@ -59,8 +65,9 @@ def undisturbed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_run_writes_everything(undisturbed: Path) -> None:
-    for name in ("config.yaml", "metrics.jsonl", "samples.jsonl", "plots/pareto.png", "plots/learning.png",
-                 "evaluation/summary.csv", "evaluation/results.json"):  # fmt: skip
+    for name in ("config.yaml", "metrics.jsonl", "samples.jsonl", "plots/learning.png", "evaluation/pareto.png",
+                 "evaluation/summary.csv", "evaluation/detailed.csv", "evaluation/results.json",
+                 "evaluation/manifest.json"):  # fmt: skip
         assert (undisturbed / name).stat().st_size > 0, name
     steps = [step for step, _ in outcome(undisturbed)[0]]
     assert steps == [0, 1, 2, 3, 4]
@@ -69,9 +76,9 @@ def test_run_writes_everything(undisturbed: Path) -> None:
 def test_policy_file_carries_the_temperature_it_was_evaluated_at(undisturbed: Path) -> None:
     data = (undisturbed / "policy.safetensors").read_bytes()
     temperature = from_bytes(data, where="policy.safetensors").config.policy_temperature
-    records = [json.loads(line) for line in outcome(undisturbed)[2]]
-    assert {record["parameter"] for record in records if record["sampler"] == "learned"} == {temperature}
-    best = json.loads((undisturbed / "evaluation" / "results.json").read_text())["policy"]
+    records = outcome(undisturbed)[2]
+    assert {temperature_of(record.arm) for record in records if record.sampler == LEARNED} == {temperature}
+    best = json.loads((undisturbed / "evaluation" / "results.json").read_text())["policies"][""]
     trained, product = load((undisturbed / best / "policy.safetensors").read_bytes()), load(data)
     assert trained.keys() == product.keys()
     assert all(torch.equal(trained[name], product[name]) for name in trained)

@@ -10,26 +10,27 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import RunFailure
-from evaluation.results import ExampleRecord, RecordFile
+from evaluation.records import ExampleRecord, to_lines
 from learner.main import resolve
 from learner.studies.arms import StudyArm, StudyRun, execute, study_runs
 from learner.studies.catalogue import STUDIES, Study
 from learner.studies.figures import figures, over_seeds, pass_at
 from learner.studies.tables import HEAD, markdown, plot_curves, plot_frontier, study_rows
+from tests.fakes.records import arm_of, make_record
 
 BASE, TUNED = StudyArm("base"), StudyArm("tuned (b=2)", ("learner.num_steps=0",), starts_from="base")
 
 
 def record(example: int, *, right: bool, nfe: int, sampler: str = "learned", seed: int = 0) -> ExampleRecord:
-    return ExampleRecord(
-        sampler=sampler, parameter=None if sampler == "learned" else 0.9, block_length=48, seed=seed,
-        example_id=f"arithmetic/test/{example}", grade="correct" if right else "wrong", score=float(right), nfe=nfe,
-        reward=0.0, status="clean", num_near_ties=0, answer="1", text="1",
+    return make_record(
+        example, arm=arm_of(sampler, None if sampler == "learned" else 0.9, 48), task="arithmetic", seed=seed, nfe=nfe,
+        grade="correct" if right else "wrong", score=float(right), reward=0.0,
     )  # fmt: skip
 
 
 def finished(path: Path, records: list[ExampleRecord]) -> None:
-    RecordFile(path / "evaluation" / "records.jsonl").append(records)
+    (path / "evaluation").mkdir(parents=True)
+    (path / "evaluation" / "records.jsonl").write_bytes(to_lines(records))
     (path / "evaluation" / "results.json").write_text(json.dumps({"canvas_length": 48}))
     lines = [json.dumps({"step": n, "values": {"reward": 0.1 * n}, "times": {}}) for n in (1, 2)]
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from cluster.config import setting
 from cluster.errors import UserError
 from policy.inference import InferenceConfig
+from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,24 @@ class EvaluationConfig:
     def validate(self, where: str) -> None:
         if not self.seeds:
             raise UserError(f"config key '{where}.seeds' is []; allowed: at least one seed")
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What an evaluation reads of a run's configuration; the keys mean what they mean there."""
+
+    seed: int = setting(0, minimum=0)
+    task: str | dict[str, float] = "arithmetic"
+    task_settings: dict[str, TaskConfig] = field(default_factory=dict)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    ray_address: str | None = None
+
+    @property
+    def task_configs(self) -> dict[str, TaskConfig]:
+        """Task name -> how it is posed, for every task evaluated."""
+        names = [self.task] if isinstance(self.task, str) else list(self.task)
+        return {name: self.task_settings.get(name, TaskConfig()) for name in names}

@@ -1,7 +1,7 @@
 """One self-contained HTML page about one or several evaluations: `python -m evaluation.report RUN [RUN ...] --out report.html`.
 
-The page needs no network. All data is one JSON block in it, in which `<` is escaped, and scripts put text in place as text only: what
-a model wrote can neither end the block nor become markup.
+The page needs no network. All data is one JSON block in it, in which `<` is escaped, and scripts put text in place as text only:
+what a model wrote can neither end the block nor become markup.
 """
 
 from __future__ import annotations

@@ -31,6 +31,13 @@ class EvaluationConfig:
         3, help="problems of each task recorded pass by pass for the report's replay, per sampler", minimum=0
     )
 
+    job_every: int = setting(
+        0,
+        help="updates between evaluations of the newest checkpoint as Ray jobs beside the training; 0: none",
+        minimum=0,
+    )
+    job_address: str | None = setting(None, help="Jobs API for them (http://HOST:8265); null: RAY_API_SERVER_ADDRESS")
+
     def validate(self, where: str) -> None:
         if not self.seeds:
             raise UserError(f"config key '{where}.seeds' is []; allowed: at least one seed")

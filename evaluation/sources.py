@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.config import apply_overrides, build, first_difference, load_yaml
+from cluster.config import apply_overrides, build, first_difference, load_yaml, to_dict
 from cluster.errors import UserError
 from cluster.run_dir import RunDir, TornArtefact
 from evaluation.config import PipelineConfig
@@ -64,13 +64,28 @@ def read_policies(sources: Sequence[str], checkpoints: str | None, *, distributi
     for source in sources:
         if _is_run(source):
             prefix = f"{Path(source).name} " if len(sources) > 1 else ""
-            policies += [
-                _policy(prefix + name, where, data, distribution) for name, where, data in _of_run(source, checkpoints)
-            ]
+            files = _of_run(source, checkpoints)
+            mine = [_policy(prefix + name, where, data, distribution) for name, where, data in files]
+            _check_architecture(source, mine, distribution)
+            policies += mine
         else:
             policies.append(_policy(Path(source).stem, source, _read(source), distribution))
     # One file under two names is decoded once.
     return list({policy.version: policy for policy in reversed(policies)}.values())[::-1]
+
+
+def _check_architecture(source: str, policies: Sequence[Policy], distribution: str | None) -> None:
+    """Refuses a policy in a run's directory that is of another architecture than the run's."""
+    loose = {"policy_temperature", "backbone", *(["distribution", "top_k"] if distribution is not None else [])}
+    settings = load_yaml(RunDir(Path(source)).config_path).get("policy", {})
+    expected = {key: value for key, value in to_dict(build(PolicyConfig, settings)).items() if key not in loose}
+    for policy in policies:
+        held = {key: value for key, value in to_dict(policy.config).items() if key not in loose}
+        if difference := first_difference(expected, held):
+            raise UserError(
+                f"{policy.where} is a policy of another architecture than its run's: {difference} (run -> file); "
+                "allowed: the policies that the run trained"
+            )
 
 
 def _policy(name: str, where: str, data: bytes, distribution: str | None) -> Policy:

@@ -25,17 +25,38 @@ def submit(options: argparse.Namespace, prepared: Preparation) -> int:
     """Submits the evaluation of `options`, which `prepared` has checked; returns the exit code."""
     client = job_client(options.address)
     job_id = job_name(prepared, options.save_path)
-    runtime_env: dict[str, object] = {}
-    if options.working_dir:
-        runtime_env["working_dir"] = options.working_dir
-    elif path := os.environ.get("PYTHONPATH"):
-        runtime_env["env_vars"] = {"PYTHONPATH": path}
+    runtime_env = {"working_dir": options.working_dir} if options.working_dir else _inherited()
     is_new = submit_once(client, job_id, entrypoint(options), runtime_env=runtime_env)
     console().print(f"job      {job_id}{'' if is_new else ' (was submitted before)'}", soft_wrap=True)
     if not options.wait:
         return ExitCode.FINISHED
     succeeded = wait_for_job(client, job_id, deadline_s=_JOB_DEADLINE_S, on_log=lambda text: _show(text))
     return ExitCode.FINISHED if succeeded else ExitCode.CRASH
+
+
+def submit_checkpoint(run_dir: str, step: int, *, address: str | None) -> str:
+    """Submits the evaluation of a run's checkpoint into `RUN/jobs/step-N`; returns the job's id. Raises UserError."""
+    client = job_client(address)
+    place = f"{_absolute(run_dir)}/jobs/step-{step:06d}"
+    job_id = f"eval-step-{step:06d}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+    words = [
+        "python",
+        "-m",
+        "evaluation.pipeline",
+        _absolute(run_dir),
+        "--checkpoints",
+        str(step),
+        "--save-path",
+        place,
+    ]
+    submit_once(client, job_id, shlex.join(words), runtime_env=_inherited())
+    return job_id
+
+
+def _inherited() -> dict[str, object]:
+    """A job finds the packages where this process does."""
+    path = os.environ.get("PYTHONPATH")
+    return {"env_vars": {"PYTHONPATH": path}} if path else {}
 
 
 def _show(text: str) -> None:

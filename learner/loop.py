@@ -90,6 +90,7 @@ class TrainingLoop:
         block_length: int,
         should_stop: Callable[[], bool] = lambda: False,
         on_report: Callable[[Report], None] = lambda report: None,
+        on_checkpoint: Callable[[int], None] = lambda step: None,
     ) -> None:
         self._config = config
         self._run_dir = run_dir
@@ -101,6 +102,7 @@ class TrainingLoop:
         self._block_length = block_length
         self._should_stop = should_stop
         self._on_report = on_report
+        self._on_checkpoint = on_checkpoint
         self._clock = TimeStates(DRIVER)
         self._sink = JsonlSink(run_dir.metrics_path)
         self._fingerprint = fingerprint(config.policy)
@@ -218,6 +220,7 @@ class TrainingLoop:
             self._run_dir.publish(name, files | {STATE_FILE: progress_file(self.progress)})
             best = checkpoint_name(self.progress.best_step)
             self._run_dir.retain("checkpoints", self._config.checkpoint.keep, always=[best])
+        self._on_checkpoint(self.progress.step)
 
     def _report(self, record: dict[str, float], summaries: list[LeaseSummary]) -> None:
         times = wall_clock_breakdown(self._clock.take(), summaries, num_actors=self._pool.num_actors)

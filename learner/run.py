@@ -19,8 +19,11 @@ from evaluation.conditions import conditions_of, directory_settings
 from evaluation.environment import environment_record
 from evaluation.outputs import Context, write_outputs
 from evaluation.plots import learning_png
+from evaluation.preparation import prompt_limit
+from evaluation.report import write_report
 from evaluation.results_dir import ResultsDir
 from evaluation.runner import Outcome, Suite, evaluate, validation_rewards
+from evaluation.submission import submit_checkpoint
 from evaluation.tables import breakdown_table
 from learner.checkpoint import POLICY_FILE
 from learner.config import RESULT_NEUTRAL, RunConfig
@@ -30,9 +33,9 @@ from learner.loop import STORE_DEADLINE_S, StopRequested, TrainingLoop, best_pol
 from learner.services import Services, local_cpus
 from policy.weights import from_bytes, to_bytes
 from rollout_workers.models.base import ModelError, ModelSpec
-from rollout_workers.models.load import check_model, load_tokenizer
+from rollout_workers.models.load import check_model
 from rollout_workers.pool import RolloutPool
-from rollout_workers.problems import Problems, ProblemSet, PromptLimit
+from rollout_workers.problems import Problems, ProblemSet
 from rollout_workers.tasks import Task, make_tasks
 
 logger = get_logger(__name__)
@@ -72,6 +75,7 @@ def run(
                 block_length=plan.block_length,
                 should_stop=should_stop,
                 on_report=display.update,
+                on_checkpoint=lambda step: _submit_evaluation(config, step),
             )
             if checkpoint is not None:
                 loop.resume(checkpoint.name, checkpoint.files)
@@ -143,14 +147,24 @@ def _for_model(config: RunConfig, model: ModelSpec) -> RunConfig:
 
 def _choose_problems(config: RunConfig, model: ModelSpec, tasks: Mapping[str, Task], canvas_length: int) -> Problems:
     """The problems of every phase, none with a longer prompt than the model has positions for beside the canvas."""
-    decode = config.decode
-    room = None if model.num_positions is None else model.num_positions - canvas_length
-    given = [each for each in (room, decode.max_prompt_length) if each is not None]
-    tokenizer = load_tokenizer(config.model.name, config.model.options)
-    limit = PromptLimit(tokenizer, min(given, default=None), decode.long_prompts)
+    limit = prompt_limit(config.model, config.decode, model, canvas_length)
     return ProblemSet(tasks, config.task_weights, config.seed, limit).choose(
         num_validation=config.checkpoint.validation_examples, num_test=config.evaluation.num_examples
     )
+
+
+def _submit_evaluation(config: RunConfig, step: int) -> None:
+    """An evaluation of the checkpoint of `step` as a job of its own, where one is due; training goes on whatever becomes of it."""
+    evaluation = config.evaluation
+    if not evaluation.job_every or step % evaluation.job_every:
+        return
+
+    try:
+        job_id = submit_checkpoint(config.run_dir, step, address=evaluation.job_address)
+    except (UserError, RuntimeError, ConnectionError) as error:
+        logger.warning("the evaluation of update %d was not submitted: %s", step, error)
+    else:
+        logger.info("evaluation of update %d submitted as job %s", step, job_id)
 
 
 def _choose_temperature(config: RunConfig, pool: RolloutPool, plan: _Plan) -> Arm:
@@ -237,9 +251,12 @@ def _write_results(
     )
     write_outputs(results, outcome.records, context)
     open_storage(config.run_dir).write("plots/learning.png", learning_png(history))
+    if outcome.records:
+        write_report([config.run_dir], f"{config.run_dir}/report.html")
     console = wide_console()
     console.print(breakdown_table(history))
     console.print(f"policy   {config.run_dir}/{POLICY_FILE} (of {policy_name})", soft_wrap=True)
+    console.print(f"report   {config.run_dir}/report.html", soft_wrap=True)
     console.print(
         f"results  {results.uri}/ (summary.csv, detailed.csv, results.json, records.jsonl, pareto.png)", soft_wrap=True
     )

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     """What `main` does, for a parser with the options of `make_parser`."""
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     setup_logging()
     try:
         prepared = prepare_options(options)

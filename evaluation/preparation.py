@@ -70,10 +70,9 @@ def with_options(
     evaluation = config.evaluation
     if baselines is not None:
         evaluation = _with_baselines(evaluation, baselines)
-    changes: dict[str, Any] = {
-        "seeds": seeds, "policy_temperatures": temperatures, "num_examples": num_examples
-    }  # fmt: skip
-    evaluation = dataclasses.replace(evaluation, **{key: v for key, v in changes.items() if v is not None})
+    changes = {"seeds": seeds, "policy_temperatures": temperatures, "num_examples": num_examples}
+    changed = {key: to_dict(value) for key, value in changes.items() if value is not None}
+    evaluation = build(EvaluationConfig, {**to_dict(evaluation), **changed}, where="evaluation")
     return dataclasses.replace(config, evaluation=_quick(evaluation) if quick else evaluation)
 
 

@@ -22,7 +22,7 @@ from tests.fakes.runs import make_run
 
 
 def options_of(*words: str) -> argparse.Namespace:
-    return make_parser("evaluation.pipeline", None).parse_args(words)
+    return make_parser("evaluation.pipeline", None).parse_intermixed_args(words)
 
 
 def prepared(*words: str) -> Preparation:

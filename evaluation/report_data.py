@@ -42,10 +42,10 @@ class ReportRun:
 
 def report_data(runs: Sequence[ReportRun]) -> dict[str, Any]:
     """The document; UserError for runs that cannot be shown together."""
+    _check_canvases([record for run in runs for record in run.records])
     runs = _distinguished(runs)
     records = list({record.key: record for run in reversed(runs) for record in run.records}.values())
     traces = [trace for run in runs for trace in run.traces]
-    _check_canvases(records)
     alphas = sorted({float(run.settings["reward"]["alpha"]) for run in runs})
     return {
         "runs": [

@@ -2,7 +2,7 @@
 function ticks(low, high, wanted) {
   const raw = (high - low) / wanted || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((candidate) => candidate >= raw);
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((candidate) => candidate >= raw);
   const found = [];
   for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + step * 1e-9; value += step) found.push(Number(value.toPrecision(12)));
   return found;
@@ -40,7 +40,7 @@ function lineChart(width, series, { yFormat, xLabel }) {
   const pad = (high - low) * 0.08 || 0.05;
   const x = linear(Math.min(...points.map((p) => p[0])), Math.max(1, ...points.map((p) => p[0])));
   const y = linear(low - pad, high + pad);
-  const { svg, px, py } = frame(width, 200, { x, y, xTicks: ticks(x.low, x.high, 5), yTicks: ticks(y.low, y.high, 4), xLabel, yFormat });
+  const { svg, px, py } = frame(width, 200, { x, y, xTicks: ticks(x.low, x.high, 5), yTicks: ticks(y.low, y.high, 5), xLabel, yFormat });
   for (const one of series) {
     if (one.dots) {
       for (const [a, b] of one.points) svg.append(draw("circle", { cx: px(a), cy: py(b), r: 4, fill: one.colour, stroke: "var(--card)" }));

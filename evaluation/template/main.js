@@ -1,5 +1,6 @@
 // Which task is shown, light or dark, and the words at the top and at the end.
 let current = data.views[0];
+const NOTHING = "No answer of this evaluation could be graded.";
 
 function headline(view) {
   const [winner, best] = [view.arms[0], view.arms[view.best_heuristic]];
@@ -55,7 +56,7 @@ function render() {
 const systemTheme = window.matchMedia("(prefers-color-scheme: dark)");
 function setTheme(isDark) {
   document.documentElement.dataset.theme = isDark ? "dark" : "light";
-  renderSamplers(current);
+  if (current) renderSamplers(current);
 }
 byId("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme !== "dark"));
 systemTheme.addEventListener("change", () => setTheme(systemTheme.matches));
@@ -65,7 +66,8 @@ let lastWidth = document.documentElement.clientWidth;
 window.addEventListener("resize", () => {
   if (document.documentElement.clientWidth === lastWidth) return;
   lastWidth = document.documentElement.clientWidth;
-  renderPareto(current);
+  if (current) renderPareto(current);
 });
 about();
-render();
+if (current) render();
+else { byId("headline").textContent = NOTHING; for (const section of document.querySelectorAll("main section:not(:last-child)")) section.hidden = true; }

@@ -38,12 +38,13 @@ function samplerCard(view, family, limit) {
   const show = (index) => {
     const arm = arms[index];
     clear(body).append(
+      el("p", { class: "muted figures" }, `${percent(arm.accuracy[0])} right in ${fixed(arm.nfe[0])} passes`),
       heatMap(arm.order),
       el("div", { class: "ends" }, el("span", {}, "first token"), el("span", {}, `${arm.order.num_passes} passes, top to bottom`), el("span", {}, "last")),
       histogram(arm, 280, limit));
   };
   show(0);
-  const names = arms.map((arm) => `${arm.label}, block ${arm.block}: ${percent(arm.accuracy[0])} in ${fixed(arm.nfe[0])}`);
+  const names = arms.map((arm) => `${arm.label}, block ${arm.block}`);
   return el("article", { class: "card" }, el("h3", { style: `color:${colour(family)}` }, family), chooser(`Setting of ${family}`, names, 0, show), body);
 }
 

@@ -109,7 +109,7 @@ def test_the_replay_is_driven_by_the_keyboard(browser, report):
     page.get_by_label("Speed").select_option(label="fast")
     page.locator("#replay-prompt").focus()
     page.keyboard.press("Space")
-    page.wait_for_function("document.querySelectorAll('#canvas-0 .token.masked').length === 0", timeout=30_000)
+    playwright.expect(page.locator("#canvas-0 .token.masked")).to_have_count(0, timeout=60_000)
     assert opened.problems == []
 
 

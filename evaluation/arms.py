@@ -74,7 +74,7 @@ def heuristic_arm(name: str, value: float, block_length: int) -> Arm:
 
 def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "evaluation") -> list[Arm]:
     """Every heuristic at every parameter and block length; bad names, values and blocks are UserErrors."""
-    blocks = config.block_lengths or _halves(canvas_length)
+    blocks = config.block_lengths or halves(canvas_length)
     for block in blocks:
         check_block_length(block, canvas_length, f"{key}.block_lengths")
     arms: list[Arm] = []
@@ -93,7 +93,7 @@ def check_heuristic(name: str, value: float, key: str) -> None:
         raise UserError(f"config key '{key}': {error}") from error
 
 
-def _halves(canvas_length: int) -> tuple[int, ...]:
+def halves(canvas_length: int) -> tuple[int, ...]:
     """The canvas length, its half, its quarter, ... as long as these come out even and are no shorter than 4."""
     blocks = [canvas_length]
     while blocks[-1] % 2 == 0 and blocks[-1] // 2 >= 4:

@@ -99,7 +99,7 @@ def prepare_options(options: argparse.Namespace) -> Preparation:
     )
     policies = read_policies(sources, options.checkpoints, distribution=options.distribution)
     options.save_path = options.save_path or _default_path(sources)
-    return prepare(config, policies, own_canvases=options.tasks is not None)
+    return prepare(config, policies, own_canvases=options.tasks is not None, quick=options.quick)
 
 
 def _default_path(sources: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.config import build, load_yaml, to_dict
 from cluster.errors import UserError
-from evaluation.arms import Arm, heuristic_arms, learned_arm
+from evaluation.arms import Arm, halves, heuristic_arms, learned_arm
 from evaluation.conditions import directory_settings
 from evaluation.config import EvaluationConfig, PipelineConfig
 from evaluation.runner import Suite
@@ -89,13 +89,11 @@ def _with_baselines(evaluation: EvaluationConfig, baselines: str) -> EvaluationC
 
 
 def _quick(evaluation: EvaluationConfig) -> EvaluationConfig:
-    """A look at everything: few problems, one seed, the ends of the block lengths and of every parameter's range."""
-    blocks = sorted(evaluation.block_lengths)
+    """A look at everything: few problems, one seed, the ends and the middle of every parameter's range."""
     return dataclasses.replace(
         evaluation,
         num_examples=min(evaluation.num_examples, _QUICK_EXAMPLES),
         seeds=evaluation.seeds[:1],
-        block_lengths=tuple(dict.fromkeys([blocks[0], blocks[-1]])) if blocks else (),
         heuristics={
             name: tuple(dict.fromkeys((values[0], values[len(values) // 2], values[-1])))
             for name, values in evaluation.heuristics.items()
@@ -105,10 +103,13 @@ def _quick(evaluation: EvaluationConfig) -> EvaluationConfig:
     )
 
 
-def prepare(config: PipelineConfig, policies: Sequence[Policy], *, own_canvases: bool) -> Preparation:
+def prepare(
+    config: PipelineConfig, policies: Sequence[Policy], *, own_canvases: bool, quick: bool = False
+) -> Preparation:
     """The checked evaluation; UserError for whatever is wrong with it.
 
-    With `own_canvases` each task has its own canvas length, without it all share the longest, as they do in training.
+    With `own_canvases` each task has its own canvas length, without it all share the longest, as they do in training. `quick`
+    leaves the shortest and the longest block length.
     """
     spec = _check_model(config.model)
     _check_policies(policies, spec)
@@ -118,8 +119,8 @@ def prepare(config: PipelineConfig, policies: Sequence[Policy], *, own_canvases:
         name: config.decode.canvas_length or (task.canvas_length if own_canvases else longest)
         for name, task in tasks.items()
     }
-    config = dataclasses.replace(config, evaluation=_check_blocks(config.evaluation, set(lengths.values())))
-    suites = [_suite(config, policies, name, task, lengths[name], spec) for name, task in tasks.items()]
+    _check_blocks(config.evaluation, set(lengths.values()))
+    suites = [_suite(config, policies, task, lengths[name], spec, quick=quick) for name, task in tasks.items()]
     if not any(suite.arms for suite in suites):
         raise UserError(
             "there is nothing to evaluate: no policy and no baseline; allowed: RUN, FILE.safetensors or --baselines"
@@ -128,19 +129,21 @@ def prepare(config: PipelineConfig, policies: Sequence[Policy], *, own_canvases:
 
 
 def _suite(
-    config: PipelineConfig, policies: Sequence[Policy], name: str, task: Task, length: int, spec: ModelSpec
+    config: PipelineConfig, policies: Sequence[Policy], task: Task, length: int, spec: ModelSpec, *, quick: bool
 ) -> Suite:
     evaluation = config.evaluation
     limit = prompt_limit(config.model, config.decode, spec, length)
-    picks = ProblemSet({name: task}, {name: 1.0}, config.seed, limit).test(evaluation.num_examples)
+    picks = ProblemSet({task.name: task}, {task.name: 1.0}, config.seed, limit).test(evaluation.num_examples)
     if not picks:
         raise UserError(
-            f"task {name!r} has no test problem to pose (evaluation.num_examples = {evaluation.num_examples}); "
+            f"task {task.name!r} has no test problem to pose (evaluation.num_examples = {evaluation.num_examples}); "
             "allowed: a task with at least one, and num_examples >= 1"
         )
+    blocks = sorted(block for block in evaluation.block_lengths or halves(length) if length % block == 0)
+    if quick and blocks:
+        blocks = list(dict.fromkeys((blocks[0], blocks[-1])))
+    arms = heuristic_arms(dataclasses.replace(evaluation, block_lengths=tuple(blocks)), length)
     _, block = config.decode.lengths(length, "decode")
-    blocks = tuple(each for each in evaluation.block_lengths if length % each == 0)
-    arms = heuristic_arms(dataclasses.replace(evaluation, block_lengths=blocks), length)
     return Suite([*_learned_arms(config, policies, block), *arms], picks, length)
 
 
@@ -152,15 +155,16 @@ def _learned_arms(config: PipelineConfig, policies: Sequence[Policy], block_leng
     ]
 
 
-def _check_blocks(evaluation: EvaluationConfig, lengths: set[int]) -> EvaluationConfig:
+def _check_blocks(evaluation: EvaluationConfig, lengths: set[int]) -> None:
     """Block lengths may fit some canvases only, but each must fit one, and each canvas must have one."""
-    for block in evaluation.block_lengths if evaluation.heuristics else ():
+    if not evaluation.heuristics or not evaluation.block_lengths:
+        return
+    for block in evaluation.block_lengths:
         if not any(length % block == 0 for length in lengths):
             check_block_length(block, max(lengths), "evaluation.block_lengths")
-    for length in lengths if evaluation.block_lengths and evaluation.heuristics else ():
+    for length in lengths:
         if not any(length % block == 0 for block in evaluation.block_lengths):
             check_block_length(evaluation.block_lengths[0], length, "evaluation.block_lengths")
-    return evaluation
 
 
 def _check_model(model: ModelConfig) -> ModelSpec:

@@ -27,7 +27,9 @@ function renderPareto(view) {
   });
   const blocks = [...new Set(view.arms.map((arm) => arm.block))].sort((a, b) => a - b);
   const steps = view.frontier.filter(([nfe]) => nfe <= x.high);
-  svg.append(draw("polyline", { points: steps.map(([a, b]) => `${px(a)},${py(b)}`).join(" "), fill: "none", stroke: "var(--muted)", "stroke-dasharray": "5 4" }));
+  // The edge of what the heuristics dominate: each holds its accuracy until a better one needs more passes.
+  const edge = steps.flatMap(([nfe, accuracy], i) => [[nfe, accuracy], [steps[i + 1]?.[0] ?? x.high, accuracy]]);
+  svg.append(draw("polyline", { points: edge.map(([a, b]) => `${px(a)},${py(b)}`).join(" "), fill: "none", stroke: "var(--muted)", "stroke-dasharray": "5 4" }));
   const shown = view.arms.filter((arm) => !hiddenFamilies.has(arm.family));
   const marks = new Map();
   for (const arm of [...shown].sort((a, b) => Number(a.learned) - Number(b.learned))) {

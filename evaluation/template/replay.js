@@ -1,10 +1,11 @@
 // One problem under two samplers, pass by pass.
 const replay = { view: null, example: 0, sides: [0, 1], pass: 0, timer: null, delay: 700 };
 
-const shade = (confidence) => {
+const shade = (confidence, weight = 1) => {
   const [tone, strength] = confidence < 50 ? ["--unsure", 0.65 - confidence / 110] : ["--sure", 0.12 + (confidence - 50) / 95];
-  return `background: rgb(var(${tone}) / ${Math.round(100 * strength)}%)`;
+  return `background: rgb(var(${tone}) / ${Math.round(100 * weight * strength)}%)`;
 };
+const END = /^<\|?(eos|\/s|endoftext|eot_id|im_end|pad)\|?>$/i;
 
 function tokenChip(text, attributes) {
   const shown = text === "" ? " " : text.replaceAll("\n", "↵");
@@ -36,12 +37,11 @@ function chipOf(row, state, position, done) {
   const sure = state.confidence == null ? "" : `, confidence ${state.confidence}%`;
   if (state.masked) {
     const guess = state.guess == null ? "" : row.pieces[state.guess];
-    return tokenChip(guess, { class: "masked", style: state.guess == null ? null : shade(state.confidence), title: `position ${position + 1}, masked; the model would write ${JSON.stringify(guess)}${sure}` });
+    return tokenChip(guess, { class: "masked", style: state.guess == null ? null : shade(state.confidence, 0.45), title: `position ${position + 1}, masked; the model would write ${JSON.stringify(guess)}${sure}` });
   }
   if (state.since === 0) return tokenChip(row.pieces[state.piece], { class: "given", title: `position ${position + 1}, given` });
   const text = row.pieces[state.piece];
-  const isEnd = /^<\|?[\w\s]+\|?>$/.test(text.trim());
-  const kind = [state.since === done ? "fresh" : "", isEnd ? "end" : ""].join(" ");
+  const kind = [state.since === done ? "fresh" : "", END.test(text.trim()) ? "end" : ""].join(" ");
   return tokenChip(text, { class: kind, style: state.confidence == null ? null : shade(state.confidence), title: `position ${position + 1}, pass ${state.since}${sure}` });
 }
 

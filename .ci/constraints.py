@@ -1,6 +1,6 @@
 """Prints `constraints.txt`: the version of everything that the project and its tools need, as installed here.
 
-    pip install --upgrade -e '.[dev,gpu]' && python .ci/constraints.py > constraints.txt
+    pip install --upgrade -e '.[dev,gpu,lm-eval]' && python .ci/constraints.py > constraints.txt
 
 Walks the requirements of pyproject.toml (with the extras of `EXTRAS`) through the metadata of the installed
 distributions, honouring markers and extras. Local version labels (`+cpu`) are dropped: the package index has none.
@@ -18,12 +18,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("test", "dev", "gpu")
+EXTRAS = ("test", "dev", "gpu", "lm-eval")
 """Not `vllm`: it pins other versions of torch and transformers."""
 
 HEADER = """\
 # The whole environment, tools included, in the versions that the tests pass with. Regenerate (Linux, Python 3.11, CPU):
-#   pip install --upgrade -e '.[dev,gpu]' && python .ci/constraints.py > constraints.txt
+#   pip install --upgrade -e '.[dev,gpu,lm-eval]' && python .ci/constraints.py > constraints.txt
 # torch's CUDA build asks for further packages, which it pins itself.
 """
 

@@ -29,3 +29,7 @@ class DeadlineExceeded(TimeoutError):
     def waiting_for(cls, what: str, *, seconds: float, missing: str) -> DeadlineExceeded:
         """The error for a wait on `what` that ran `seconds` and still lacked `missing`."""
         return cls(f"waited {seconds:g} s for {what}; missing: {missing}")
+
+
+class StopRequested(Exception):
+    """Somebody asked the run to stop; it may go on later from its last checkpoint."""

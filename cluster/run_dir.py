@@ -2,7 +2,7 @@
 
 An artefact group is a folder whose ``manifest.json`` (size and sha256 of each file) is written last, inside a temporary
 folder that one rename makes visible. What a crash leaves behind has a temporary name, which nothing lists and the
-next `RunDir.open` removes. Only the process that drives the run opens it; others construct `RunDir(path)`.
+next `RunDir.begin` removes. Only the process that drives the run begins it; others construct `RunDir(path)`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.config import dump_yaml, first_difference, load_yaml, to_dict
 from cluster.errors import UserError
+from cluster.lease import LEASE
 from cluster.storage import (
     atomic_write,
     check_key,
@@ -32,6 +33,7 @@ from cluster.storage import (
 from cluster.yaml_files import parse_yaml
 
 MANIFEST = "manifest.json"
+CONFIG, METRICS, CHECKPOINTS, TRAJECTORIES = "config.yaml", "metrics.jsonl", "checkpoints", "trajectories"
 SCHEMA = 1
 _REPLACED = "replaced"
 
@@ -51,18 +53,23 @@ class TornArtefact(Exception):
 class RunDir:
     """The artefacts of one run below `path`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, location: str | None = None, on_publish: Callable[[], None] = lambda: None
+    ) -> None:
+        """`location` is what users know the directory as, where `path` is a copy; `on_publish` is called after each `publish`."""
         self.path = Path(path)
+        self.location = location or str(path)
+        self._on_publish = on_publish
 
     @property
     def config_path(self) -> Path:
         """The resolved config of the run; its presence makes a folder a run directory."""
-        return self.path / "config.yaml"
+        return self.path / CONFIG
 
     @property
     def metrics_path(self) -> Path:
         """One JSON line a step."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def samples_path(self) -> Path:
@@ -77,7 +84,7 @@ class RunDir:
     @property
     def checkpoints_path(self) -> Path:
         """Folder of the groups ``checkpoints/<name>``."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def evaluation_path(self) -> Path:
@@ -89,24 +96,36 @@ class RunDir:
         """Folder of plots and reports."""
         return self.path / "plots"
 
-    @classmethod
-    def open(cls, path: Path, config: Mapping[str, Any], *, resume: bool, ignore: Sequence[str] = ()) -> RunDir:
-        """Start a run at `path`, or with `resume` go on with the one there.
+    @property
+    def trajectories_path(self) -> Path:
+        """Folder of archived trajectories."""
+        return self.path / TRAJECTORIES
 
-        `ignore` names dotted config keys that do not decide results, so they may differ on a resume. Raises UserError,
-        with nothing changed, for a directory that cannot be written, holds something else or holds another run.
-        """
+    @classmethod
+    def open(
+        cls, path: Path, config: Mapping[str, Any], *, resume: bool | None = None, ignore: Sequence[str] = ()
+    ) -> RunDir:
+        """Starts a run at `path`, or goes on with the one there: `check_run`, then `begin`."""
         run = cls(path)
-        plain = parse_yaml(dump_yaml(to_dict(config)), source=str(run.config_path))
         with unwritable_is_user_error(run.path):
-            if run.config_path.is_file():
-                run._check_same_run(plain, resume=resume, ignore=ignore)
-            else:
-                run._check_free(resume=resume)
-                make_directory(run.path)
-                atomic_write(run.config_path, dump_yaml(plain).encode())
-            run._recover()
+            run.check(config, resume=resume, ignore=ignore)
+            run.begin(config)
         return run
+
+    def check(self, config: Mapping[str, Any], *, resume: bool | None, ignore: Sequence[str] = ()) -> None:
+        """`check_run` of what is there."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"run directory '{self.location}' is a file; allowed: a new or empty directory")
+        held = load_yaml(self.config_path) if self.config_path.is_file() else None
+        names = [path.name for path in self.path.iterdir() if not is_temporary(path)] if self.path.is_dir() else []
+        check_run(held, config, names, where=self.location, resume=resume, ignore=ignore)
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Writes the config of a new run, and clears away what a crash left; only for the process that drives the run."""
+        if not self.config_path.is_file():
+            make_directory(self.path)
+            atomic_write(self.config_path, dump_yaml(to_dict(config)).encode())
+        self._recover()
 
     def publish(self, name: str, files: Mapping[str, bytes]) -> Path:
         """Make the group `name` hold exactly `files` (relative name to content), all at once; returns its folder."""
@@ -123,13 +142,14 @@ class RunDir:
             except OSError:
                 shutil.rmtree(fresh, ignore_errors=True)
                 raise
+        self._on_publish()
         return target
 
     def load(self, name: str) -> dict[str, bytes]:
         """The files of the group `name`, verified; raises TornArtefact, or FileNotFoundError when there is none."""
         folder = self.path / check_key(name)
         if not folder.is_dir():
-            raise FileNotFoundError(f"no artefact '{name}' in run directory '{self.path}'")
+            raise FileNotFoundError(f"no artefact '{name}' in run directory '{self.location}'")
         entries = self._entries(name)
         files: dict[str, bytes] = {}
         for file_name, entry in entries.items():
@@ -175,31 +195,6 @@ class RunDir:
                 shutil.rmtree(doomed)
             elif self._is_whole(name):
                 whole += 1
-
-    def _check_same_run(self, plain: dict[str, Any], *, resume: bool, ignore: Sequence[str]) -> None:
-        held = load_yaml(self.config_path)
-        difference = first_difference(_without(held, ignore), _without(plain, ignore))
-        if difference is not None:
-            raise UserError(
-                f"run directory '{self.path}' holds a run with another config: {difference} (there -> now); "
-                "nothing was changed; allowed: the same config, or another run_dir"
-            )
-        if not resume and (self.metrics_path.exists() or self.published("checkpoints")):
-            raise UserError(
-                f"run directory '{self.path}' already holds this run; nothing was changed; "
-                "allowed: --resume to go on with it, or another run_dir"
-            )
-
-    def _check_free(self, *, resume: bool) -> None:
-        if resume:
-            raise UserError(f"run directory '{self.path}' holds no run to resume; allowed: the directory of a run")
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"run directory '{self.path}' is a file; allowed: a new or empty directory")
-        if self.path.is_dir() and (others := sorted(p.name for p in self.path.iterdir() if not is_temporary(p))):
-            raise UserError(
-                f"run directory '{self.path}' is not empty and holds no run (it has {others[0]!r}); "
-                "nothing was changed; allowed: a new or empty directory"
-            )
 
     def _recover(self) -> None:
         """Put back a group whose replacement never arrived, and remove what crashed writes left."""
@@ -251,6 +246,48 @@ class RunDir:
             return _manifest(self.load(name)) == manifest
         except TornArtefact:
             return False
+
+
+def check_run(
+    held: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    names: Iterable[str],
+    *,
+    where: str,
+    resume: bool | None,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Raises a UserError unless the run of `config` may be started, or gone on with, at `where`; changes nothing.
+
+    Args:
+        held: the config that is there; None for none.
+        config: the run's own.
+        names: of the files and folders that are there.
+        where: for messages.
+        resume: True for a run that must be there, False for one that must not have gone on yet, None for either.
+        ignore: dotted config keys that do not decide results, so they may differ.
+    """
+    if held is None:
+        if resume:
+            raise UserError(f"run directory '{where}' holds no run to resume; allowed: the directory of a run")
+        if others := sorted(set(names) - {LEASE}):
+            raise UserError(
+                f"run directory '{where}' is not empty and holds no run (it has {others[0]!r}); "
+                "nothing was changed; allowed: a new or empty directory"
+            )
+        return
+    plain = parse_yaml(dump_yaml(to_dict(config)), source=where)
+    difference = first_difference(_without(held, ignore), _without(plain, ignore))
+    if difference is not None:
+        raise UserError(
+            f"run directory '{where}' holds a run with another config: {difference} (there -> now); "
+            "nothing was changed; allowed: the same config, or another run_dir"
+        )
+    if resume is False and {METRICS, CHECKPOINTS} & set(names):
+        raise UserError(
+            f"run directory '{where}' already holds this run; nothing was changed; "
+            "allowed: --resume to go on with it, or another run_dir"
+        )
 
 
 def _fill(fresh: Path, files: Mapping[str, bytes], manifest: bytes) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from cluster.errors import DeadlineExceeded, UserError
+from cluster.waiting import Wait
 
 OBJECT_STORE_BYTES = 256 * 2**20
 _SLICE_S = 1.0
@@ -62,22 +64,23 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-def wait_for(refs: Sequence[Any], *, deadline_s: float, what: str) -> list[Any]:
+def wait_for(
+    refs: Sequence[Any], *, deadline_s: float, what: str, tick: Callable[[], None] = lambda: None
+) -> list[Any]:
     """The values of `refs` in order.
 
     An error of any of them is raised as soon as it is seen. Raises DeadlineExceeded, which names `what` and how many
-    of how many were missing.
+    of how many were missing. `tick` is called about once a second while waiting; what it raises ends the wait.
     """
-    deadline = time.monotonic() + deadline_s
+    wait = Wait(what, deadline_s=deadline_s)
     pending = list(refs)
     while pending:
-        remaining = deadline - time.monotonic()
-        timeout = min(_SLICE_S, max(0.0, remaining))
-        ready, pending = ray.wait(pending, num_returns=len(pending), timeout=timeout)
-        _get(ready, total=len(refs), deadline_s=deadline_s, remaining=remaining, what=what)
-        if pending and time.monotonic() >= deadline:
-            raise _late(what, deadline_s=deadline_s, missing=len(pending), total=len(refs))
-    return _get(list(refs), total=len(refs), deadline_s=deadline_s, remaining=deadline - time.monotonic(), what=what)
+        ready, pending = ray.wait(pending, num_returns=len(pending), timeout=min(_SLICE_S, wait.remaining_s))
+        _get(ready, total=len(refs), wait=wait)
+        if pending:
+            tick()
+            wait.check(missing=f"{len(pending)} of {len(refs)}")
+    return _get(list(refs), total=len(refs), wait=wait)
 
 
 def start_actors(
@@ -86,34 +89,83 @@ def start_actors(
     deadline_s: float,
     what: str,
     request: Mapping[str, float],
+    tick: Callable[[], None] = lambda: None,
 ) -> list[ActorHandle]:
     """Start one actor per factory, all at once, and wait until each has answered its method ``ready()``.
 
     `request` is what all of them together ask of the cluster (``{"CPU": 2.0}``). Raises PlacementError when the
     cluster has less in all and DeadlineExceeded when they are not ready in time; then no started actor is left.
     """
-    asked = {name: amount for name, amount in request.items() if amount > 0}
-    total = ray.cluster_resources()
+    check_total(f"{len(factories)} {what}", request)
+    actors = [factory() for factory in factories]
+    try:
+        wait_for(
+            [actor.ready.remote() for actor in actors], deadline_s=deadline_s, what=f"{what} to be ready", tick=tick
+        )
+    except RayError:
+        kill_all(actors)
+        raise
+    except DeadlineExceeded as error:
+        shortage = asked_against_available(request)
+        kill_all(actors)
+        raise DeadlineExceeded(f"{error}; {shortage}") from error
+    return actors
+
+
+def check_total(what: str, request: Mapping[str, float]) -> None:
+    """Raise PlacementError when the cluster has less in all than `request`, which `what` ask for together."""
+    asked, total = _positive(request), ray.cluster_resources()
     if short := [name for name, amount in asked.items() if amount > total.get(name, 0.0) + 1e-9]:
         raise PlacementError(
-            f"{len(factories)} {what} ask for {_amounts(asked, asked)}, but the Ray cluster has "
+            f"{what} ask for {_amounts(asked, asked)}, but the Ray cluster has "
             f"{_amounts(total, asked)} in all (too little {', '.join(short)}); "
             "allowed: fewer of them, less for each, or a larger cluster"
         )
-    actors = [factory() for factory in factories]
-    try:
-        wait_for([actor.ready.remote() for actor in actors], deadline_s=deadline_s, what=f"{what} to be ready")
-    except RayError:
-        _kill(actors)
-        raise
-    except DeadlineExceeded as error:
-        available = ray.available_resources()
-        _kill(actors)
-        raise DeadlineExceeded(
-            f"{error}; asked for {_amounts(asked, asked)}, the cluster has {_amounts(total, asked)} in all "
-            f"and {_amounts(available, asked)} available now"
-        ) from error
-    return actors
+
+
+def asked_against_available(request: Mapping[str, float]) -> str:
+    """What `request` asks for beside what the cluster has, in all and now."""
+    asked = _positive(request)
+    return (
+        f"asked for {_amounts(asked, asked)}, the cluster has {_amounts(ray.cluster_resources(), asked)} in all "
+        f"and {_amounts(ray.available_resources(), asked)} available now"
+    )
+
+
+def reserve(
+    bundles: Sequence[Mapping[str, float]],
+    *,
+    deadline_s: float,
+    what: str,
+    labels: Mapping[str, str] | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> PlacementGroup:
+    """A placement group of `bundles`, all of them or none, on as few nodes as possible, all of which have the Ray `labels`.
+
+    Raises PlacementError when the cluster has less in all, and DeadlineExceeded that says what was asked for and what is
+    available when it is not placed in time (a bundle that no node can hold, say).
+    """
+    bundles = [_positive(bundle) for bundle in bundles]
+    request = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in {n for b in bundles for n in b}}
+    check_total(what, request)
+    selector = [dict(labels)] * len(bundles) if labels else None
+    group = placement_group(list(bundles), strategy="PACK", bundle_label_selector=selector)
+    wait = Wait(f"a place for {what}", deadline_s=deadline_s)
+    while not group.wait(min(_SLICE_S, wait.remaining_s)):
+        tick()
+        try:
+            wait.check(missing=f"{len(bundles)} bundles of {_amounts(bundles[0], bundles[0])}")
+        except DeadlineExceeded as error:
+            shortage = asked_against_available(request)
+            remove_placement_group(group)
+            raise DeadlineExceeded(f"{error}; {shortage}") from error
+    return group
+
+
+def kill_all(actors: Sequence[ActorHandle]) -> None:
+    """Ends `actors` for good; one that is dead already is no error."""
+    for actor in actors:
+        ray.kill(actor)
 
 
 def _join(address: str, *, log_to_driver: bool, deadline_s: float) -> None:
@@ -144,22 +196,23 @@ def _reach(address: str, *, deadline_s: float) -> None:
             time.sleep(_SLICE_S)
 
 
-def _get(refs: list[Any], *, total: int, deadline_s: float, remaining: float, what: str) -> list[Any]:
+def _get(refs: list[Any], *, total: int, wait: Wait) -> list[Any]:
     """The values of refs that are done, so only their transfer can be late."""
     try:
-        return list(ray.get(refs, timeout=max(_SLICE_S, remaining)))
+        return list(ray.get(refs, timeout=max(_SLICE_S, wait.remaining_s)))
     except GetTimeoutError as error:
-        raise _late(what, deadline_s=deadline_s, missing=len(refs), total=total) from error
+        raise wait.exceeded(missing=f"{len(refs)} of {total}") from error
 
 
-def _late(what: str, *, deadline_s: float, missing: int, total: int) -> DeadlineExceeded:
-    return DeadlineExceeded.waiting_for(what, seconds=deadline_s, missing=f"{missing} of {total}")
-
-
-def _kill(actors: Sequence[ActorHandle]) -> None:
-    for actor in actors:
-        ray.kill(actor)
+def _positive(request: Mapping[str, float]) -> dict[str, float]:
+    return {name: amount for name, amount in request.items() if amount > 0}
 
 
 def _amounts(amounts: Mapping[str, float], names: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {amounts.get(name, 0.0):g}" for name in names) or "nothing"
+
+
+def why(error: BaseException) -> str:
+    """The line of a Ray error that says most."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip() if "creation task" in lines[0] else lines[0]

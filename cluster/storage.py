@@ -1,23 +1,66 @@
-"""Bytes under keys: a reader sees a whole value or none, and every failure raises.
+"""Bytes under keys, in a local folder or an S3 bucket: a reader sees a whole value or none, and every failure raises.
 
-Keys are relative paths with ``/``; a key that would leave the root is refused.
+Keys are relative paths with ``/``; a key that would leave the root is refused. The mistakes of the user (a place that cannot be
+read or written) are UserErrors; an object store that stays out of reach until the deadline is a StorageError.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from cluster.errors import UserError
+from cluster.config import setting
+from cluster.errors import RunFailure, UserError
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.([a-z]+)\.tmp")
-_USER_ERRNO = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+_USER_ERRNO = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+               errno.ENOLCK, errno.ENOTSUP}  # fmt: skip
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|[sS]3:")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ALLOWED = "a local path, or s3://BUCKET/PREFIX"
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """How an object store is reached; credentials come from boto3's standard chain alone (environment, profile, role)."""
+
+    endpoint: str | None = setting(None, help="URL of an S3 server; null is what AWS_ENDPOINT_URL_S3 says, or AWS")
+    region: str | None = setting(None, help="of the bucket; null is what AWS_REGION or the profile says")
+    addressing_style: Literal["auto", "path", "virtual"] = setting(
+        "auto", help="path: the bucket in the URL's path, as most servers other than AWS want it"
+    )
+    timeout_s: float = setting(20.0, help="for a connection, and for each answer of the server", above=0.0)
+    start_deadline_s: float = setting(20.0, help="for an operation with its retries, before work starts", above=0.0)
+    deadline_s: float = setting(120.0, help="for an operation with its retries, later on", above=0.0)
+    part_mib: int = setting(16, help="larger objects are uploaded in parts of this size", minimum=5)
+    sync_every_s: float = setting(30.0, help="between uploads of what changed; a checkpoint goes at once", above=0.0)
+    lease_expiry_s: float = setting(60.0, help="without a heartbeat, after which a run counts as dead", above=0.0)
+    scratch: str | None = setting(None, help="folder for the local copy of a run in S3; null is the system's own")
+
+
+class StorageError(RunFailure):
+    """The storage did not do an operation by its deadline; the message names the operation, the object and the last reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """A value as one write left it."""
+
+    data: bytes
+    version: str
+    """Changes with every `Storage.write_if`."""
+    age_s: float
+    """Since it was written, by the clock of the storage."""
 
 
 class Storage(Protocol):
@@ -37,6 +80,12 @@ class Storage(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove `key`; nothing happens when there is none."""
+
+    def read_versioned(self, key: str) -> Versioned | None:
+        """The value of `key` that only `write_if` writes; None when there is none."""
+
+    def write_if(self, key: str, data: bytes, *, version: str | None) -> str | None:
+        """Set `key` to `data` if its version is still `version` (None: if there is none); the new version, or None if not."""
 
 
 class LocalStorage:
@@ -73,6 +122,34 @@ class LocalStorage:
         if path.parent.is_dir():
             sync_directory(path.parent)
 
+    def read_versioned(self, key: str) -> Versioned | None:
+        try:
+            with self._path(key).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                data = file.read()
+                age_s = time.time() - os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return None
+        return Versioned(data, _version(data), max(0.0, age_s)) if data else None
+
+    def write_if(self, key: str, data: bytes, *, version: str | None) -> str | None:
+        assert data, "an empty file is one whose first write never came"
+        path = self._path(key)
+        with unwritable_is_user_error(path):
+            make_directory(path.parent)
+            # Under the lock a file is written in place: a rename would leave those who wait for the lock with the old file.
+            with path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0)
+                held = file.read()
+                if (_version(held) if held else None) != version:
+                    return None
+                file.truncate(0)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        return _version(data)
+
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
@@ -81,21 +158,54 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def open_storage(uri: str) -> Storage:
-    """The storage at `uri`, a local path; raises UserError for anything else."""
-    scheme, separator, _ = uri.partition("://")
-    if separator and scheme == "s3":
-        raise UserError(f"storage '{uri}': s3:// is not supported by this version yet; allowed: a local path")
-    if separator or not uri:
-        raise UserError(f"storage '{uri}' is of no known kind; allowed: a local path")
-    return LocalStorage(Path(uri).expanduser())
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Where in S3: all keys of the bucket that begin with `prefix`, which is empty or ends with a slash."""
+
+    name: str
+    prefix: str
+
+    def uri(self, key: str = "") -> str:
+        return f"s3://{self.name}/{self.prefix}{key}".rstrip("/")
+
+
+def parse_location(uri: str, *, what: str = "storage") -> Path | Bucket:
+    """A local path, or the bucket of ``s3://BUCKET/PREFIX``; a UserError that begins with `what` for anything else."""
+    if not uri.startswith("s3://"):
+        if not uri or _SCHEME.match(uri):
+            raise UserError(f"{what} is {uri!r}, of no known kind; allowed: {_ALLOWED}")
+        return Path(uri).expanduser()
+    name, _, prefix = uri.removeprefix("s3://").partition("/")
+    prefix = prefix.strip("/")
+    if not _BUCKET.fullmatch(name) or (prefix and not _is_key(prefix)):
+        raise UserError(f"{what} is {uri!r}, which names no bucket and prefix; allowed: {_ALLOWED}")
+    return Bucket(name, f"{prefix}/" if prefix else "")
+
+
+def open_storage(uri: str, config: StorageConfig | None = None) -> Storage:
+    """The storage at `uri`, a local path or ``s3://BUCKET/PREFIX``; raises UserError for anything else."""
+    location = parse_location(uri)
+    if isinstance(location, Path):
+        return LocalStorage(location)
+    # Here, because it takes a second to import and local runs do without.
+    from cluster.s3 import S3Storage
+
+    return S3Storage(location, config or StorageConfig())
 
 
 def check_key(key: str) -> str:
     """`key` itself, or ValueError when it is absolute or has an empty, ``.`` or ``..`` part."""
-    if "\0" in key or "\\" in key or any(part in ("", ".", "..") for part in key.split("/")):
+    if not _is_key(key):
         raise ValueError(f"key {key!r} is not a relative path of plain names")
     return key
+
+
+def _is_key(key: str) -> bool:
+    return "\0" not in key and "\\" not in key and not any(part in ("", ".", "..") for part in key.split("/"))
 
 
 def temporary_beside(path: Path, *, kind: str = "new") -> Path:

@@ -1,19 +1,23 @@
 """Weights as opaque bytes by version: what `fetch` returns has the checksum and fingerprint it was published with.
 
-The store forgets everything when its process dies; publishing the same record again is always allowed, so whoever
-holds the current weights makes a restarted store whole by calling `publish` once more.
+The bytes lie in Ray's object store, put there by whoever publishes: they live as long as that process, each node fetches them
+once, from any node that has them, and its actors share the copy. The store's actor hands out references. It forgets everything
+when its process dies; publishing the same record again is always allowed, so whoever holds the current weights makes a restarted
+store whole by calling `publish` once more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, GetTimeoutError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, ObjectLostError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import DeadlineExceeded
 
@@ -97,17 +101,24 @@ class _WeightStoreActor:
 
     def __init__(self, keep: int) -> None:
         self._table = WeightTable(keep=keep)
+        self._references: dict[int, Any] = {}
 
-    def publish(self, record: WeightRecord) -> str | None:
+    def publish(self, references: list[Any]) -> str | None:
+        record: WeightRecord = ray.get(references[0])
         try:
             self._table.publish(record)
         except WeightMismatch as error:
             return str(error)
+        # What is published again replaces a reference whose owner may be gone.
+        self._references[record.version] = references[0]
+        self._references = {version: self._references[version] for version in self._table.versions()}
         return None
 
-    def fetch(self, version: int) -> WeightRecord | list[int]:
-        held = self._table.versions()
-        return self._table.get(version) if version in held else held
+    def fetch(self, version: int) -> list[Any] | tuple[int, ...]:
+        """A list with the reference of the record, or a tuple of the versions that there are."""
+        if version in self._references:
+            return [self._references[version]]
+        return tuple(self._table.versions())
 
     def latest_version(self) -> int | None:
         return self._table.latest_version()
@@ -123,7 +134,8 @@ class WeightStore:
     def publish(self, record: WeightRecord, *, timeout_s: float) -> None:
         """Make `record` available to all; raises WeightMismatch or DeadlineExceeded."""
         what = f"publishing weights version {record.version} to {self.name}"
-        refused = self._call("publish", record, what=what, timeout_s=timeout_s)
+        # In a list, so that Ray passes the reference and not a copy of the bytes.
+        refused = self._call("publish", [ray.put(record)], what=what, timeout_s=timeout_s)
         if refused is not None:
             raise WeightMismatch(f"{self.name}: {refused}")
 
@@ -137,15 +149,29 @@ class WeightStore:
         while True:
             remaining = max(0.0, deadline - time.monotonic())
             answer = self._call("fetch", version, what=what, timeout_s=remaining, asked_s=timeout_s)
-            if isinstance(answer, WeightRecord):
-                answer.verify(fingerprint=fingerprint)
-                return answer
+            if isinstance(answer, list):
+                record = self._get(answer[0], what, deadline=deadline, asked_s=timeout_s)
+                if record is not None:
+                    record.verify(fingerprint=fingerprint)
+                    return record
+                answer = ()
             if answer and version <= answer[-1]:
                 raise UnknownVersion(f"{self.name}: {_unknown(version, answer)}")
             if time.monotonic() + _POLL_S > deadline:
                 held = f"version {version} (held: {_listed(answer)})"
                 raise DeadlineExceeded.waiting_for(what, seconds=timeout_s, missing=held)
             time.sleep(_POLL_S)
+
+    @staticmethod
+    def _get(reference: Any, what: str, *, deadline: float, asked_s: float) -> WeightRecord | None:
+        """The record; None when no node holds it any more, until it is published again."""
+        try:
+            record: WeightRecord = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+        except ObjectLostError:
+            return None
+        except GetTimeoutError as error:
+            raise DeadlineExceeded.waiting_for(what, seconds=asked_s, missing="its bytes") from error
+        return record
 
     def latest_version(self, timeout_s: float) -> int | None:
         """The newest version; None before the first."""
@@ -170,14 +196,16 @@ class WeightStore:
 
 
 def start_weight_store(*, keep: int = 4) -> WeightStore:
-    """Start the store's actor, which takes no CPU and lives as long as a handle on it."""
-    actor: Any = ray.remote(_WeightStoreActor).options(num_cpus=0, max_restarts=-1).remote(keep)
+    """Start the store's actor beside this process, on whose node it stays: it takes no CPU and lives as long as a handle on it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    actor: Any = ray.remote(_WeightStoreActor).options(**options).remote(keep)
     return WeightStore(actor=actor, name=f"weight store {actor._actor_id.hex()[:8]}")
 
 
-def _unknown(version: int, held: list[int]) -> str:
+def _unknown(version: int, held: Sequence[int]) -> str:
     return f"weights version {version} are not held; held: {_listed(held)}"
 
 
-def _listed(versions: list[int]) -> str:
+def _listed(versions: Sequence[int]) -> str:
     return ", ".join(map(str, versions)) or "none"

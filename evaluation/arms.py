@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
-from policy.factory import HEURISTICS, make_swept_heuristic
+from policy.factory import canonical_name, heuristic_kind, heuristic_parameters, whole_numbers
 from policy.inference import InferenceConfig
 from rollout_workers.config import check_block_length
 from rollout_workers.rollout import UnmaskerSpec
@@ -66,10 +66,11 @@ def canonical_parameters(values: Mapping[str, Any]) -> str:
     return json.dumps(plain, sort_keys=True)
 
 
-def heuristic_arm(name: str, value: float, block_length: int) -> Arm:
-    """The heuristic `name` with its parameter at `value`."""
-    kind = HEURISTICS[name]
-    return Arm(name, canonical_parameters({kind.parameter: value}), block_length, is_random=kind.is_random)
+def heuristic_arm(name: str, entry: object, block_length: int) -> Arm:
+    """The heuristic `name` at a configuration entry: its swept parameter, and the others that are not at their defaults."""
+    values = heuristic_parameters(name, whole_numbers(entry))
+    base = canonical_name(name, whole_numbers(entry)).partition("(")[0]
+    return Arm(base, canonical_parameters(values), block_length, is_random=heuristic_kind(name).is_random)
 
 
 def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "evaluation") -> list[Arm]:
@@ -78,17 +79,17 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
     for block in blocks:
         check_block_length(block, canvas_length, f"{key}.block_lengths")
     arms: list[Arm] = []
-    for name, values in config.heuristics.items():
-        for value in values:
-            check_heuristic(name, value, f"{key}.heuristics.{name}")
-            arms.extend(heuristic_arm(name, value, block) for block in blocks)
+    for name, entries in config.heuristics.items():
+        for entry in entries:
+            check_heuristic(name, entry, f"{key}.heuristics.{name}")
+            arms.extend(heuristic_arm(name, entry, block) for block in blocks)
     return list(dict.fromkeys(arms))
 
 
-def check_heuristic(name: str, value: float, key: str) -> None:
+def check_heuristic(name: str, entry: object, key: str) -> None:
     """Raises a UserError that names the config key for a heuristic or parameter that there is not."""
     try:
-        make_swept_heuristic(name, value)
+        heuristic_parameters(name, whole_numbers(entry))
     except ValueError as error:
         raise UserError(f"config key '{key}': {error}") from error
 
@@ -114,7 +115,7 @@ def learned_arm(
         values["selection"] = inference.selection
     if inference is not None and inference.prob_scale != 1.0:
         values["prob_scale"] = inference.prob_scale
-    is_random = inference is None or inference.selection == "draw"
+    is_random = inference is None or inference.draws
     return Arm(LEARNED, canonical_parameters(values), block_length, policy, is_random=is_random)
 
 
@@ -128,5 +129,4 @@ def unmasker_of(arm: Arm, *, weight_version: int, inference: InferenceConfig) ->
     """What a rollout actor builds for `arm`; a heuristic depends on no weights, so neither may its noise."""
     if arm.is_learned:
         return UnmaskerSpec(parameter=temperature_of(arm), weight_version=weight_version, inference=inference)
-    (value,) = arm.values.values()
-    return UnmaskerSpec(heuristic=arm.sampler, parameter=value, inference=inference)
+    return UnmaskerSpec(heuristic=arm.sampler, parameter=arm.values, inference=inference)

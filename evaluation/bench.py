@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,18 @@ from rich.console import Console
 from cluster.allocator import keep_freed_memory
 from cluster.errors import DeadlineExceeded, ExitCode, UserError
 from cluster.logs import wide_console
+from evaluation.bench_inputs import random_rows, threshold_for_nfe
 from evaluation.bench_memory import Case, decode_table, measure_decode, measure_reduction, reduction_table
-from evaluation.bench_rollouts import bench_rollouts, rollouts_table
+from evaluation.bench_rollouts import bench_rollouts, rollouts_tables
 from evaluation.environment import environment_record
-from evaluation.random_models import SHAPES
+from evaluation.public_reduction import PublicReduction
+from evaluation.random_models import SHAPES, random_model
+from evaluation.roofline import measure_matmul_peak
 from policy.factory import make_heuristic, make_learned
 from policy.unmasker import Unmasker
 from policy.weights import WeightsError, from_bytes
-from rollout_workers.models.base import ModelError
+from rollout_workers.models.backbone import BackboneDLLM
+from rollout_workers.models.base import FrozenDLLM, ModelError
 from rollout_workers.models.load import DTYPES, load_model, load_tokenizer
 from rollout_workers.rollout import pose_each
 from rollout_workers.sequence import Sequence as Row
@@ -52,27 +56,81 @@ def _parse_unmasker(text: str, device: str) -> Unmasker:
 def _rollouts(options: argparse.Namespace, console: Console) -> None:
     keep_freed_memory()
     torch.set_num_threads(options.threads)
+    with console.status("loading"):
+        model, make_rows, canvas_length = _of_task(options) if options.shape is None else _of_shape(options)
+    baseline: FrozenDLLM = model
+    if options.baseline == "public":
+        if not isinstance(model, BackboneDLLM):
+            raise UserError(f"--baseline is 'public'; {options.model} runs its own code; allowed: adapter")
+        baseline = PublicReduction(model)
+    blocks = options.block_lengths or [canvas_length // 3 if options.shape is None else 32, canvas_length]
+    figures, names = [], []
+    with console.status("benchmarking"):
+        peak = measure_matmul_peak(model.device, DTYPES[options.dtype] if options.shape else torch.float32)
+        for block in blocks:
+            for unmasker_name in _unmaskers(options, model, make_rows, block):
+                unmasker = _parse_unmasker(unmasker_name, options.device)
+                for batch_size in options.batch_sizes:
+                    names.append(unmasker_name)
+                    figures.append(
+                        bench_rollouts(
+                            model,
+                            unmasker,
+                            make_rows,
+                            block_length=block,
+                            batch_size=batch_size,
+                            repeats=options.repeats,
+                            baseline_model=baseline,
+                            peak_flops=peak,
+                        )
+                    )
+    what = options.task if options.shape is None else f"random prompts on {options.shape} in {options.dtype}"
+    title = (
+        f"{options.rows} rows of {what}, unmasker {', '.join(dict.fromkeys(names))}, medians of {options.repeats} turns\n"
+        f"matmul peak {peak / 1e12:.3g} TFLOP/s on {environment_record()['device']}"
+    )
+    for table in rollouts_tables(figures, title):
+        console.print(table)
+    lines = zip(names, figures, strict=True)
+    _write_json(options, figures=[{"unmasker": name} | dataclasses.asdict(line) for name, line in lines])
+
+
+def _of_task(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], list[Row]], int]:
+    """A real model and the problems of a task."""
     model, tokenizer = load_model(options.model, device=options.device), load_tokenizer(options.model)
     task = make_task(options.task)
-    unmasker = _parse_unmasker(options.unmasker, options.device)
     examples = [task.example(Split.TEST, index) for index in range(options.rows)]
 
     def make_rows(block_length: int) -> list[Row]:
         return pose_each(examples, tokenizer, canvas_length=task.canvas_length, block_length=block_length)
 
-    blocks = options.block_lengths or [task.canvas_length // 3, task.canvas_length]
-    figures = []
-    with console.status("benchmarking"):
-        for block in blocks:
-            for batch_size in options.batch_sizes:
-                figures.append(
-                    bench_rollouts(
-                        model, unmasker, make_rows, block_length=block, batch_size=batch_size, repeats=options.repeats
-                    )
-                )
-    title = f"{options.rows} rows of {options.task}, unmasker {options.unmasker}, medians of {options.repeats} turns"
-    console.print(rollouts_table(figures, title))
-    _write_json(options, figures=[dataclasses.asdict(line) for line in figures])
+    return model, make_rows, task.canvas_length
+
+
+def _of_shape(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], list[Row]], int]:
+    """A model of a real size with random weights, and random prompts."""
+    dtype = DTYPES[options.dtype]
+    model = random_model(options.shape, SHAPES[options.shape], dtype=dtype, device=options.device)
+
+    def make_rows(block_length: int) -> list[Row]:
+        return random_rows(
+            options.rows,
+            prompt_lengths=(min(options.prompts), max(options.prompts)),
+            canvas_length=options.canvas,
+            block_length=block_length,
+            mask_id=model.spec.mask_id,
+        )
+
+    return model, make_rows, options.canvas
+
+
+def _unmaskers(
+    options: argparse.Namespace, model: FrozenDLLM, make_rows: Callable[[int], list[Row]], block: int
+) -> list[str]:
+    """The unmasker asked for, or the thresholds at which rows take as many passes as asked for."""
+    if not options.target_nfe:
+        return [options.unmasker]
+    return [f"threshold:{threshold_for_nfe(model, make_rows, block, nfe):.6g}" for nfe in options.target_nfe]
 
 
 def _memory(options: argparse.Namespace, console: Console) -> None:
@@ -122,6 +180,21 @@ def _parser() -> argparse.ArgumentParser:
     rollouts.set_defaults(run=_rollouts)
     rollouts.add_argument("--model", default="tiny")
     rollouts.add_argument("--task", default="arithmetic")
+    rollouts.add_argument(
+        "--shape", choices=SHAPES, default=None, help="random weights of this size, instead of --model"
+    )
+    rollouts.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of --shape")
+    rollouts.add_argument(
+        "--prompts", type=int, nargs=2, default=[64, 200], help="shortest and longest prompt of --shape"
+    )
+    rollouts.add_argument("--canvas", type=int, default=256, help="canvas positions of --shape")
+    rollouts.add_argument("--target-nfe", type=float, nargs="+", default=[], help="thresholds for so many passes a row")
+    rollouts.add_argument(
+        "--baseline",
+        choices=("public", "adapter"),
+        default="public",
+        help="vocabulary reduction of the lock-step decoder: a softmax over everything as public code has it, or this project's",
+    )
     rollouts.add_argument("--rows", type=int, default=256)
     rollouts.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
     rollouts.add_argument("--block-lengths", type=int, nargs="+", default=None)

@@ -1,6 +1,7 @@
 """This project's decoding against a lock-step batched decoder, in the same run: `python -m evaluation.bench rollouts`.
 
 Both sides decode the same problems with the same model, unmasker and batch size, taking turns; figures are medians over the turns.
+Useful operations are those of the engine's forward passes over real tokens; both sides are held against the device's own peak.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from rich.table import Table
 from torch import Tensor
 
 from evaluation.lockstep import decode_lock_step
+from evaluation.roofline import RowForward, forward_flops
 from policy.unmasker import Unmasker
 from rollout_workers.engine import Engine
+from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import FrozenDLLM, ModelSpec, Prediction
 from rollout_workers.sequence import Sequence as Row
 
@@ -39,6 +42,15 @@ class RolloutFigures:
     """Live rows over computed rows."""
     num_different: int
     """Rows whose tokens differ between the two decoders (draws within rounding of their threshold)."""
+    lock_step_mean_nfe: float
+    engine_padding_share: float
+    """Padding over all tokens that the engine computed."""
+    spread: float
+    """Of the ratio over the turns: (largest - smallest) / median."""
+    useful_flops: float | None
+    """Operations of the engine's forward passes over real tokens; None of a model whose sizes are not known."""
+    peak_flops: float
+    """Operations per second of the device's fastest matmul, measured in the same run."""
 
     @property
     def speedup(self) -> float:
@@ -48,6 +60,10 @@ class RolloutFigures:
     def overhead(self) -> float:
         """Engine time beyond bare forward passes of the same rows, as a share of the latter."""
         return self.engine_s / self.bare_forward_s - 1
+
+    def roofline(self, seconds: float) -> float | None:
+        """Share of the matmul peak that useful operations make in so many seconds."""
+        return None if self.useful_flops is None else self.useful_flops / seconds / self.peak_flops
 
 
 class _RecordingModel:
@@ -68,6 +84,21 @@ class _RecordingModel:
         for inputs in self.calls:
             self._model.predict(*inputs)
 
+    def useful_flops(self) -> float | None:
+        """Operations of all calls over real tokens."""
+        if not isinstance(self._model, BackboneDLLM):
+            return None
+        rows = []
+        for _, length_B, canvas_BL, wanted_BL in self.calls:
+            counts = zip(length_B.tolist(), wanted_BL.sum(1).tolist(), strict=True)
+            rows += [RowForward(length + canvas_BL.shape[1], wanted) for length, wanted in counts]
+        return forward_flops(self._model.model.config, rows)
+
+    def padding_share(self) -> float:
+        """Padding over all tokens."""
+        padding = sum(prompt_BP.numel() - int(length_B.sum()) for prompt_BP, length_B, _, _ in self.calls)
+        return padding / max(1, sum(prompt_BP.numel() + canvas_BL.numel() for prompt_BP, _, canvas_BL, _ in self.calls))
+
 
 def bench_rollouts(
     model: FrozenDLLM,
@@ -77,8 +108,13 @@ def bench_rollouts(
     block_length: int,
     batch_size: int,
     repeats: int,
+    baseline_model: FrozenDLLM,
+    peak_flops: float,
 ) -> RolloutFigures:
-    """Engine against lock-step decoder against bare forwards, interleaved `repeats` times after one warm-up of each."""
+    """Engine against lock-step decoder against bare forwards, interleaved `repeats` times after one warm-up of each.
+
+    The lock-step decoder runs on `baseline_model`: the same model, or the same weights with another reduction over the vocabulary.
+    """
     recording = _RecordingModel(model)
     Engine(recording, unmasker, num_slots=batch_size).decode(make_rows(block_length))
     engine_times: list[float] = []
@@ -89,10 +125,11 @@ def bench_rollouts(
         with _Timer(model.device, engine_times):
             decoded = Engine(model, unmasker, num_slots=batch_size).decode(rows)
         with _Timer(model.device, lock_times):
-            lock_tokens, lock_stats = decode_lock_step(model, unmasker, lock_rows, batch_size=batch_size)
+            lock_tokens, lock_stats = decode_lock_step(baseline_model, unmasker, lock_rows, batch_size=batch_size)
         with _Timer(model.device, bare_times):
             recording.replay()
     stats = decoded.stats
+    ratios = [lock / engine for lock, engine in zip(lock_times[1:], engine_times[1:], strict=True)]
     return RolloutFigures(
         block_length=block_length,
         num_rows=len(rows),
@@ -104,6 +141,11 @@ def bench_rollouts(
         engine_live_share=stats.num_queued_row_forwards / max(1, stats.num_queued_steps * batch_size),
         lock_step_live_share=lock_stats.num_live_rows / lock_stats.num_computed_rows,
         num_different=sum(row.tokens_L.tolist() != tokens for row, tokens in zip(rows, lock_tokens, strict=True)),
+        lock_step_mean_nfe=lock_stats.num_live_rows / len(lock_rows),
+        engine_padding_share=recording.padding_share(),
+        spread=(max(ratios) - min(ratios)) / statistics.median(ratios),
+        useful_flops=recording.useful_flops(),
+        peak_flops=peak_flops,
     )
 
 
@@ -127,23 +169,38 @@ class _Timer:
             torch.cuda.synchronize(self._device)
 
 
-def rollouts_table(figures: Sequence[RolloutFigures], title: str) -> Table:
-    """One line for each block length and batch size."""
-    table = Table(title=title, title_justify="left")
-    for name in ("block", "batch", "NFE", "engine rows/s", "lock-step rows/s", "ratio", "slots filled", "lock-step live rows",
-                 "overhead over bare forwards", "rows that differ"):  # fmt: skip
-        table.add_column(name, justify="right")
+def rollouts_tables(figures: Sequence[RolloutFigures], title: str) -> list[Table]:
+    """One line for each block length and batch size: how fast both are, and why."""
+    speed = Table(title=title, title_justify="left")
+    for name in ("block", "batch", "NFE", "engine rows/s", "lock-step rows/s", "ratio", "spread", "rows that differ"):
+        speed.add_column(name, justify="right")
+    causes = Table(title="where the time goes", title_justify="left")
+    for name in ("block", "batch", "slots filled", "lock-step live rows", "padding", "overhead over bare forwards",
+                 "of matmul peak", "lock-step of peak", "lock-step NFE"):  # fmt: skip
+        causes.add_column(name, justify="right")
     for line in figures:
-        table.add_row(
-            str(line.block_length),
-            str(line.batch_size),
+        place = (str(line.block_length), str(line.batch_size))
+        speed.add_row(
+            *place,
             f"{line.mean_nfe:.2f}",
             f"{line.num_rows / line.engine_s:.1f}",
             f"{line.num_rows / line.lock_step_s:.1f}",
             f"{line.speedup:.2f}x",
-            f"{line.engine_live_share:.1%}",
-            f"{line.lock_step_live_share:.1%}",
-            f"{line.overhead:+.1%}",
+            f"{line.spread:.0%}",
             str(line.num_different),
         )
-    return table
+        causes.add_row(
+            *place,
+            f"{line.engine_live_share:.1%}",
+            f"{line.lock_step_live_share:.1%}",
+            f"{line.engine_padding_share:.1%}",
+            f"{line.overhead:+.1%}",
+            _share(line.roofline(line.engine_s)),
+            _share(line.roofline(line.lock_step_s)),
+            f"{line.lock_step_mean_nfe:.2f}",
+        )
+    return [speed, causes]
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"

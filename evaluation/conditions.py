@@ -9,11 +9,12 @@ from cluster.config import to_dict
 from evaluation.config import EvaluationConfig
 from evaluation.runner import Conditions
 from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, TaskConfig
+from rollout_workers.hosting import section_of
 from rollout_workers.tasks import Split
 
 
 def directory_settings(
-    model: ModelConfig,
+    models: Mapping[str, ModelConfig],
     tasks: Mapping[str, TaskConfig],
     decode: DecodeConfig,
     reward: RewardConfig,
@@ -26,7 +27,7 @@ def directory_settings(
     decoding = to_dict(decode)
     del decoding["block_length"]
     return {
-        "model": to_dict(model),
+        "models": {section_of(name): to_dict(model) for name, model in models.items()},
         "tasks": {name: to_dict(task) for name, task in sorted(tasks.items())},
         "decode": decoding | {"canvas_length": dict(sorted(canvas_lengths.items()))},
         "reward": to_dict(reward),
@@ -37,7 +38,7 @@ def directory_settings(
 
 
 def conditions_of(
-    model: ModelConfig,
+    models: Mapping[str, ModelConfig],
     decode: DecodeConfig,
     reward: RewardConfig,
     evaluation: EvaluationConfig,
@@ -52,11 +53,11 @@ def conditions_of(
         versions=versions,
         draws_tokens=decode.token_temperature > 0,
         num_traced=evaluation.num_traced,
+        models={
+            name: {"model": model.name, "revision": model.revision, "dtype": model.dtype, "device": model.device}
+            for name, model in models.items()
+        },
         settings={
-            "model": model.name,
-            "revision": model.revision,
-            "dtype": model.dtype,
-            "device": model.device,
             "num_slots": decode.num_slots,
             "token_temperature": decode.token_temperature,
             "eos": decode.eos,

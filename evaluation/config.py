@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from cluster.config import setting
 from cluster.errors import UserError
+from cluster.storage import StorageConfig
 from policy.inference import InferenceConfig
 from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig, TaskConfig
+from rollout_workers.hosting import MAIN, model_of, task_of
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class EvaluationConfig:
     block_lengths: tuple[int, ...] = setting(
         (), help="blocks of the heuristics; empty: the canvas and its halves", minimum=1
     )
-    heuristics: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """Heuristic name -> values of its parameter."""
+    heuristics: dict[str, tuple[float | dict[str, float | str], ...]] = field(default_factory=dict)
+    """Heuristic name -> entries: values of its swept parameter, or mappings of its parameters (docs/samplers.md)."""
     policy_temperatures: tuple[float, ...] = setting(
         (), help="of the learned policy; the best on the validation split is used; empty: as trained", above=0.0
     )
@@ -51,6 +53,8 @@ class PipelineConfig:
     task: str | dict[str, float] = "arithmetic"
     task_settings: dict[str, TaskConfig] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -60,5 +64,18 @@ class PipelineConfig:
     @property
     def task_configs(self) -> dict[str, TaskConfig]:
         """Task name -> how it is posed, for every task evaluated."""
-        names = [self.task] if isinstance(self.task, str) else list(self.task)
-        return {name: self.task_settings.get(name, TaskConfig()) for name in names}
+        return {name: self.task_settings.get(task_of(name), TaskConfig()) for name in self._names}
+
+    @property
+    def model_configs(self) -> dict[str, ModelConfig]:
+        """Name (`rollout_workers.hosting`) -> model, for every model that decodes a task."""
+        models = {MAIN: self.model, **self.models}
+        for name in self._names:
+            if model_of(name) not in models:
+                known = ", ".join(self.models) or "none are configured"
+                raise UserError(f"config key 'task' is {name!r}; allowed after '@': a name in models ({known})")
+        return {name: model for name, model in models.items() if name in {model_of(task) for task in self._names}}
+
+    @property
+    def _names(self) -> list[str]:
+        return [self.task] if isinstance(self.task, str) else list(self.task)

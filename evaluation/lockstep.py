@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from policy.unmasker import Unmasker
-from rollout_workers.engine import observe
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.sequence import Sequence
+from rollout_workers.view import observe
 
 
 @dataclass(slots=True)

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from cluster.config import to_dict
 from cluster.errors import DeadlineExceeded, ExitCode, RunFailure, UserError
 from cluster.logs import console, get_logger, setup_logging
 from evaluation.preparation import NO_BASELINES, Preparation, prepare, presets, with_options
-from evaluation.sources import read_config, read_policies
+from evaluation.sources import fetch, read_config, read_policies
 from evaluation.submission import submit
 
 logger = get_logger(__name__)
@@ -86,8 +88,12 @@ def make_parser(module: str, description: str | None, *, baselines: str | None =
 
 def prepare_options(options: argparse.Namespace) -> Preparation:
     """The checked evaluation of a command line; sets `options.save_path` where it was left out."""
-    sources = [source for source in options.sources if "=" not in source]
-    config = read_config(sources, [source for source in options.sources if "=" in source])
+    uris = [source for source in options.sources if "=" not in source]
+    overrides = [source for source in options.sources if "=" in source]
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = fetch(uris, overrides, Path(scratch))
+        config = read_config(sources, overrides)
+        policies = read_policies(sources, options.checkpoints, distribution=options.distribution)
     config = with_options(
         config,
         tasks=options.tasks,
@@ -97,8 +103,7 @@ def prepare_options(options: argparse.Namespace) -> Preparation:
         num_examples=options.num_examples,
         quick=options.quick,
     )
-    policies = read_policies(sources, options.checkpoints, distribution=options.distribution)
-    options.save_path = options.save_path or _default_path(sources)
+    options.save_path = options.save_path or _default_path(uris)
     return prepare(config, policies, own_canvases=options.tasks is not None, quick=options.quick)
 
 
@@ -142,7 +147,7 @@ def _run(prepared: Preparation, save_path: str) -> None:
     from evaluation.runner import evaluate
 
     config, policies = prepared.config, prepared.policies
-    results = ResultsDir(save_path)
+    results = ResultsDir(save_path, config.storage)
     results.claim(prepared.settings)
     started_here = start_ray(address=config.ray_address, num_cpus=local_cpus(config))
     actors = None
@@ -171,7 +176,7 @@ def _run(prepared: Preparation, save_path: str) -> None:
     )
     write_outputs(results, outcome.records, context)
     if outcome.records:
-        write_report([results.uri], f"{results.uri}/report.html")
+        write_report([results.uri], f"{results.uri}/report.html", storage=config.storage)
     console().print(f"results  {results.uri}/ (report.html, summary.csv, detailed.csv, records.jsonl)", soft_wrap=True)
     outcome.raise_failures()
 

@@ -13,7 +13,8 @@ from evaluation.arms import LEARNED
 from evaluation.results import ArmSummary
 from evaluation.statistics import frontier
 
-_COLOURS = {"random": "#9aa0a6", "low_confidence": "#1a73e8", "threshold": "#188038", LEARNED: "#d93025"}
+_COLOURS = {"random": "#9aa0a6", "low_confidence": "#1a73e8", "threshold": "#188038", "factor": "#f9ab00",
+            "margin": "#00838f", "entropy": "#795548", LEARNED: "#d93025"}  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 
@@ -40,7 +41,7 @@ def pareto_png(summaries: Sequence[ArmSummary], *, alpha: float, canvas_length: 
         zorder=1,
     )
     for sampler in dict.fromkeys(summary.arm.sampler for summary in summaries):
-        axes.plot([], [], "*" if sampler == LEARNED else "o", color=_colour(sampler), label=sampler)
+        axes.plot([], [], "*" if sampler == LEARNED else "o", color=sampler_colour(sampler), label=sampler)
     for number, block in enumerate(blocks):
         axes.plot([], [], _MARKERS[number % len(_MARKERS)], color="#5f6368", mfc="none", label=f"block {block}")
     axes.set_xticks([tick for tick in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256) if tick <= right])
@@ -73,7 +74,7 @@ def _draw_arm(axes: Any, summary: ArmSummary, marker: str) -> None:
         xerr=[[nfe.mean - nfe.low], [nfe.high - nfe.mean]],
         yerr=[[accuracy.mean - accuracy.low], [accuracy.high - accuracy.mean]],
         fmt="*" if is_learned else marker,
-        color=_colour(summary.arm.sampler),
+        color=sampler_colour(summary.arm.sampler),
         ms=18 if is_learned else 6,
         alpha=1.0 if is_learned else 0.75,
         elinewidth=0.8,
@@ -81,11 +82,12 @@ def _draw_arm(axes: Any, summary: ArmSummary, marker: str) -> None:
     )
     if is_learned:
         axes.annotate(f"learned: {accuracy.mean:.1%} in {nfe.mean:.2g} passes", (nfe.mean, accuracy.mean),
-                      xytext=(0, 14), textcoords="offset points", ha="center", color=_colour(LEARNED),
+                      xytext=(0, 14), textcoords="offset points", ha="center", color=sampler_colour(LEARNED),
                       fontsize=9, fontweight="bold", zorder=4)  # fmt: skip
 
 
-def _colour(sampler: str) -> str:
+def sampler_colour(sampler: str) -> str:
+    """The same in every plot."""
     return _COLOURS.get(sampler, "#6f42c1")
 
 

@@ -16,6 +16,7 @@ from evaluation.config import EvaluationConfig, PipelineConfig
 from evaluation.runner import Suite
 from evaluation.sources import Policy
 from rollout_workers.config import DecodeConfig, ModelConfig, check_block_length
+from rollout_workers.hosting import model_of, section_of, task_of
 from rollout_workers.models.base import ModelError, ModelSpec
 from rollout_workers.models.load import check_model, load_tokenizer
 from rollout_workers.problems import ProblemSet, PromptLimit
@@ -42,7 +43,7 @@ class Preparation:
         """What the results directory belongs to."""
         config = self.config
         return directory_settings(
-            config.model, config.task_configs, config.decode, config.reward, config.evaluation,
+            config.model_configs, config.task_configs, config.decode, config.reward, config.evaluation,
             canvas_lengths=self.canvas_lengths, run_seed=config.seed,
         )  # fmt: skip
 
@@ -65,7 +66,8 @@ def with_options(
     """The configuration with the command line's options laid over it."""
     if tasks is not None:
         names = PAPER_TASKS if tasks == "all" else tuple(name.strip() for name in tasks.split(","))
-        kept = {name: config.task_settings[name] for name in names if name in config.task_settings}
+        wanted = {task_of(name) for name in names}
+        kept = {name: config.task_settings[name] for name in config.task_settings if name in wanted}
         config = dataclasses.replace(config, task=dict.fromkeys(names, 1.0), task_settings=kept)
     evaluation = config.evaluation
     if baselines is not None:
@@ -111,8 +113,9 @@ def prepare(
     With `own_canvases` each task has its own canvas length, without it all share the longest, as they do in training. `quick`
     leaves the shortest and the longest block length.
     """
-    spec = _check_model(config.model)
-    _check_policies(policies, spec)
+    specs = {name: _check_model(name, model) for name, model in config.model_configs.items()}
+    for spec in specs.values():
+        _check_policies(policies, spec)
     tasks = make_tasks(config.task_configs)
     longest = max(task.canvas_length for task in tasks.values())
     lengths = {
@@ -120,7 +123,7 @@ def prepare(
         for name, task in tasks.items()
     }
     _check_blocks(config.evaluation, set(lengths.values()))
-    suites = [_suite(config, policies, task, lengths[name], spec, quick=quick) for name, task in tasks.items()]
+    suites = [_suite(config, policies, name, task, lengths[name], specs, quick=quick) for name, task in tasks.items()]
     if not any(suite.arms for suite in suites):
         raise UserError(
             "there is nothing to evaluate: no policy and no baseline; allowed: RUN, FILE.safetensors or --baselines"
@@ -129,14 +132,21 @@ def prepare(
 
 
 def _suite(
-    config: PipelineConfig, policies: Sequence[Policy], task: Task, length: int, spec: ModelSpec, *, quick: bool
+    config: PipelineConfig,
+    policies: Sequence[Policy],
+    name: str,
+    task: Task,
+    length: int,
+    specs: Mapping[str, ModelSpec],
+    *,
+    quick: bool,
 ) -> Suite:
-    evaluation = config.evaluation
-    limit = prompt_limit(config.model, config.decode, spec, length)
-    picks = ProblemSet({task.name: task}, {task.name: 1.0}, config.seed, limit).test(evaluation.num_examples)
+    evaluation, model = config.evaluation, model_of(name)
+    limit = prompt_limit(config.model_configs[model], config.decode, specs[model], length)
+    picks = ProblemSet({name: task}, {name: 1.0}, config.seed, {name: limit}).test(evaluation.num_examples)
     if not picks:
         raise UserError(
-            f"task {task.name!r} has no test problem to pose (evaluation.num_examples = {evaluation.num_examples}); "
+            f"task {name!r} has no test problem to pose (evaluation.num_examples = {evaluation.num_examples}); "
             "allowed: a task with at least one, and num_examples >= 1"
         )
     blocks = sorted(block for block in evaluation.block_lengths or halves(length) if length % block == 0)
@@ -167,11 +177,11 @@ def _check_blocks(evaluation: EvaluationConfig, lengths: set[int]) -> None:
             check_block_length(evaluation.block_lengths[0], length, "evaluation.block_lengths")
 
 
-def _check_model(model: ModelConfig) -> ModelSpec:
+def _check_model(name: str, model: ModelConfig) -> ModelSpec:
     try:
         return check_model(model.name, model.options)
     except ModelError as error:
-        raise UserError(f"config key 'model.name': {error}") from error
+        raise UserError(f"config key '{section_of(name)}.name': {error}") from error
 
 
 def _check_policies(policies: Sequence[Policy], spec: ModelSpec) -> None:

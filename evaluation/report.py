@@ -15,7 +15,8 @@ from typing import Any
 
 from cluster.errors import ExitCode, UserError
 from cluster.logs import console
-from cluster.storage import open_storage
+from cluster.run_dir import METRICS
+from cluster.storage import StorageConfig, open_storage
 from evaluation.report_data import ReportRun, report_data
 from evaluation.results_dir import ResultsDir
 
@@ -33,36 +34,44 @@ def render(data: dict[str, Any]) -> bytes:
     return page.replace("/*STYLE*/", style).replace("/*SCRIPTS*/", scripts).replace("/*DATA*/", block).encode()
 
 
-def read_run(source: str) -> ReportRun:
+def read_run(source: str, storage: StorageConfig | None = None, *, name: str | None = None) -> ReportRun:
     """The evaluation in a run's directory or in a results directory; UserError where there is none."""
-    is_run = ResultsDir(f"{source}/evaluation").settings() is not None
-    results = ResultsDir(f"{source}/evaluation" if is_run else source)
+    is_run = ResultsDir(f"{source}/evaluation", storage).settings() is not None
+    results = ResultsDir(f"{source}/evaluation" if is_run else source, storage)
     settings = results.settings()
     records = results.records() if settings is not None else []
     if settings is None or not records:
         raise UserError(f"'{source}' holds no evaluation with records; allowed: directories of runs and of evaluations")
-    lines = _read(source, "metrics.jsonl").decode().splitlines() if is_run else []
+    lines = _metrics(source, storage).decode().splitlines() if is_run else []
     manifest = json.loads(results.read("manifest.json")) if results.exists("manifest.json") else {}
-    name = source.rstrip("/").rpartition("/")[2]
-    return ReportRun(name, settings, records, results.traces(), [json.loads(line) for line in lines], manifest)
+    return ReportRun(
+        name or _last(source), settings, records, results.traces(), [json.loads(line) for line in lines], manifest
+    )
 
 
-def _read(folder: str, name: str) -> bytes:
-    storage = open_storage(folder)
-    return storage.read(name) if storage.exists(name) else b""
+def _metrics(run: str, config: StorageConfig | None) -> bytes:
+    storage = open_storage(run, config)
+    return storage.read(METRICS) if storage.exists(METRICS) else b""
 
 
-def write_report(sources: Sequence[str], out: str) -> None:
-    """Reads the evaluations at `sources` and writes the page to the file `out`."""
-    names = [source.rstrip("/").rpartition("/")[2] for source in sources]
-    runs = [read_run(source) for source in sources]
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def write_report(
+    sources: Sequence[str],
+    out: str,
+    *,
+    names: Sequence[str] | None = None,
+    storage: StorageConfig | None = None,
+) -> None:
+    """Reads the evaluations at `sources` and writes the page to the file `out`; `names` are what it calls them."""
+    names = names or [_last(source) for source in sources]
     if len(set(names)) < len(names):
-        runs = [
-            ReportRun(s, r.settings, r.records, r.traces, r.history, r.manifest)
-            for s, r in zip(sources, runs, strict=True)
-        ]
-    folder, _, name = out.rpartition("/")
-    open_storage(folder or ".").write(name, render(report_data(runs)))
+        names = sources
+    runs = [read_run(source, storage, name=name) for source, name in zip(sources, names, strict=True)]
+    folder, _, file = out.rpartition("/")
+    open_storage(folder or ".", storage).write(file, render(report_data(runs)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,7 +49,12 @@ def report_data(runs: Sequence[ReportRun]) -> dict[str, Any]:
     alphas = sorted({float(run.settings["reward"]["alpha"]) for run in runs})
     return {
         "runs": [
-            {"name": run.name, "model": run.settings["model"], "manifest": run.manifest, "curves": _curves(run.history)}
+            {
+                "name": run.name,
+                "models": list(run.settings["models"].values()),
+                "manifest": run.manifest,
+                "curves": _curves(run.history),
+            }
             for run in runs
         ],
         "alpha": alphas[0] if len(alphas) == 1 else None,

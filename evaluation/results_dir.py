@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.config import first_difference
 from cluster.errors import UserError
-from cluster.storage import Storage, open_storage
+from cluster.storage import Storage, StorageConfig, open_storage
 from evaluation.records import ExampleRecord, from_lines, sort_records, to_lines
 
 SETTINGS_FILE = "settings.json"
@@ -24,9 +24,10 @@ _SHARDS, _TRACES = "shards/", "traces/"
 class ResultsDir:
     """The files of one evaluation at `uri`."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, storage: StorageConfig | None = None) -> None:
+        """`storage` says how an object store is reached."""
         self.uri = uri.rstrip("/")
-        self._storage: Storage = open_storage(self.uri)
+        self._storage: Storage = open_storage(self.uri, storage)
 
     def settings(self) -> dict[str, Any] | None:
         """What the evaluation here was started with; None where there is none."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.actor_pool import PoolExhausted
 from cluster.errors import DeadlineExceeded, RunFailure
 from evaluation.arms import Arm, unmasker_of
 from evaluation.config import EvaluationConfig
@@ -18,6 +19,7 @@ from evaluation.records import ExampleRecord, sort_records
 from evaluation.results_dir import ResultsDir
 from evaluation.traces import trace_document
 from rollout_workers.engine import FORWARD, POLICY, SCHEDULING
+from rollout_workers.hosting import by_model
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary
 from rollout_workers.tasks import Split
@@ -47,6 +49,8 @@ class Conditions:
     """Whether tokens are drawn too (`token_temperature > 0`), so that no arm is deterministic."""
     num_traced: int = 0
     """Examples of each task that are recorded pass by pass, under the first seed."""
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of a model (`rollout_workers.hosting`) -> what its records say of it."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Goes into every record."""
 
@@ -91,10 +95,16 @@ class Outcome:
 
 
 def validation_rewards(
-    pool: RolloutPool, suite: Suite, config: EvaluationConfig, *, run_seed: int, weight_version: int
+    pool: RolloutPool,
+    suite: Suite,
+    config: EvaluationConfig,
+    *,
+    run_seed: int,
+    weight_version: int,
+    draws_tokens: bool = False,
 ) -> dict[Arm, float]:
     """Mean reward of each arm on the validation split, by which settings of a policy may be chosen."""
-    conditions = Conditions(Split.VALIDATION, run_seed, {"": weight_version})
+    conditions = Conditions(Split.VALIDATION, run_seed, {"": weight_version}, draws_tokens=draws_tokens)
     shards = {shard.lease.id: shard for shard in plan([suite], config, conditions, done=set())}
     rewards: dict[Arm, list[float]] = {arm: [] for arm in suite.arms}
     for summary, _ in pool.run([shard.lease for shard in shards.values()]):
@@ -134,7 +144,7 @@ def evaluate(
             records.extend(fresh)
             num_done += len(fresh)
             on_progress(num_done, total)
-    except (DeadlineExceeded, RunFailure) as error:
+    except (DeadlineExceeded, PoolExhausted) as error:
         failures.extend(Failure(shard, str(error)) for shard in waiting.values())
     return Outcome(sort_records(records), failures)
 
@@ -161,12 +171,14 @@ def plan(
                     for number, pick in enumerate(suite.picks)
                     if (arm, seed, f"{pick.task}/{conditions.split}/{pick.index}") not in done
                 ]  # fmt: skip
-                for start in range(0, len(groups), config.lease_examples):
+                size = config.lease_examples
+                parts = [mine[start : start + size] for mine in by_model(groups) for start in range(0, len(mine), size)]
+                for part in parts:
                     lease = Lease(
                         len(shards),
                         conditions.run_seed + seed,
                         spec,
-                        tuple(groups[start : start + config.lease_examples]),
+                        tuple(part),
                         arm.block_length,
                         record=False,
                         canvas_length=suite.canvas_length,
@@ -186,7 +198,10 @@ def _records(summary: LeaseSummary, shard: Shard, conditions: Conditions) -> lis
     arm = shard.arm
     seconds = sum(summary.seconds.get(state, 0.0) for state in _DECODING) / len(summary.rows)
     settings = {
-        **conditions.settings, "canvas_length": shard.lease.canvas_length, "run_seed": conditions.run_seed,
+        **conditions.models.get(shard.lease.model, {}),
+        **conditions.settings,
+        "canvas_length": shard.lease.canvas_length,
+        "run_seed": conditions.run_seed,
         "num_rows": len(summary.rows),
     }  # fmt: skip
     lengths = summary.response_lengths or (0,) * len(summary.rows)

@@ -1,85 +1,126 @@
-"""The learner as a Ray actor: it fetches trajectories by reference, updates, and hands out weights. All logic is in `trainer`."""
+"""A learner rank as a Ray actor: it fetches its share of the trajectories and learns from it. All logic is in `trainer`."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
 import torch
-from ray.actor import ActorHandle
+import torch.distributed as dist
+from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from cluster.allocator import keep_freed_memory
-from cluster.metrics import Metric
-from learner.checkpoint import restore_trainer, trainer_files
+from cluster.metrics import Metric, TimeStates
+from learner.checkpoint import POLICY_FILE, restore_trainer, trainer_files
 from learner.config import LearnerConfig
+from learner.ranks import OneRank, Ranks, join_group, open_store
 from learner.trainer import Trainer
+from learner.update_plan import UpdateRows
 from policy.config import PolicyConfig
-from policy.weights import to_bytes
+from policy.trajectory import TrajectoryBatch
 
-LEARNER_CPUS = 0.1
-"""Logical CPUs the learner asks for: in the synchronous mode it computes while the rollout actors wait."""
+WAITING, FETCHING, LEARNING = "waiting", "fetching", "learning"
+"""A rank's exclusive time states."""
 
 
-class LearnerActor:
-    """One learner rank."""
+@dataclass(frozen=True, slots=True)
+class RankSpec:
+    """Everything a rank needs to build itself; plain data, so that a replacement is exactly alike."""
 
-    def __init__(
-        self, policy: PolicyConfig, config: LearnerConfig, seed: int, vocabulary_size: int, initial: bytes | None
-    ) -> None:
+    policy: PolicyConfig
+    config: LearnerConfig
+    seed: int
+    """Of the policy's first weights."""
+    vocabulary_size: int
+    """Of the dLLM."""
+    initial: bytes | None
+    """A policy file to start from, of the same architecture."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankReply:
+    """What one rank says after an update."""
+
+    metrics: dict[str, Metric]
+    digest: str
+    """Of the new weights: all ranks must agree."""
+    files: dict[str, bytes] | None
+    """The trainer's part of a checkpoint, from rank 0."""
+    seconds: dict[str, float]
+    """Exclusive time states since the reply before."""
+
+
+class LearnerRank:
+    """One rank; it holds a trainer, and between two calls of one update the trajectories that it learns from."""
+
+    def __init__(self, spec: RankSpec, rank: int) -> None:
         keep_freed_memory()
-        torch.set_num_threads(config.torch_threads)
-        self._trainer = Trainer(policy, config, seed=seed, vocabulary_size=vocabulary_size)
-        if initial is not None:
-            self._trainer.start_from(initial)
-        self._deadline_s = config.update_deadline_s
+        torch.set_num_threads(spec.config.torch_threads)
+        self._spec = spec
+        self._rank = rank
+        self._clock = TimeStates(WAITING)
+        self._store: dist.TCPStore | None = None
+        self._trainer: Trainer | None = None
+        self._parts: dict[int, TrajectoryBatch] = {}
 
     def ready(self) -> bool:
         return True
 
-    def restore(self, files: dict[str, bytes], where: str) -> None:
-        """Goes back to a checkpoint."""
-        restore_trainer(self._trainer, files, where=where)
+    def open_store(self) -> tuple[str, int]:
+        """Opens the group's meeting point on this rank's machine; returns its address."""
+        host = ray.util.get_node_ip_address()
+        self._store = open_store(host, timeout_s=self._spec.config.collective_deadline_s)
+        return host, self._store.port
 
-    def update(
-        self, references: Sequence[Any], rewards: Sequence[float], valid: Sequence[bool]
-    ) -> tuple[dict[str, Metric], bytes]:
-        """One policy update on the referenced trajectories; returns its metrics and the new weights."""
-        parts = ray.get(list(references), timeout=self._deadline_s)
-        metrics = self._trainer.update(parts, np.asarray(rewards, np.float64), np.asarray(valid, bool))
-        return metrics, to_bytes(self._trainer.network)
-
-    def imitate(
-        self, references: Sequence[Any], rewards: Sequence[float], valid: Sequence[bool]
-    ) -> tuple[dict[str, Metric], bytes]:
-        """One supervised update on the referenced rollouts of a heuristic, whatever they earned."""
-        metrics = self._trainer.imitate(ray.get(list(references), timeout=self._deadline_s))
-        return metrics, to_bytes(self._trainer.network)
-
-    def weights(self) -> bytes:
-        """The present weights as a policy file."""
-        return to_bytes(self._trainer.network)
-
-    def files(self) -> dict[str, bytes]:
-        """The trainer's part of a checkpoint."""
+    def begin(self, address: tuple[str, int] | None, files: dict[str, bytes] | None, where: str) -> dict[str, bytes]:
+        """Joins the group at `address` (None: alone) and takes the state `files`, or the run's first; returns the state."""
+        spec, config = self._spec, self._spec.config
+        ranks: Ranks = OneRank()
+        if address is not None:
+            ranks = join_group(
+                self._store or address,
+                rank=self._rank,
+                num_ranks=config.num_ranks,
+                device=config.device,
+                timeout_s=config.collective_deadline_s,
+            )
+        self._trainer = Trainer(spec.policy, config, seed=spec.seed, vocabulary_size=spec.vocabulary_size, ranks=ranks)
+        if files is not None:
+            restore_trainer(self._trainer, files, where=where)
+        elif spec.initial is not None:
+            self._trainer.start_from(spec.initial)
+        self._clock.take()
         return trainer_files(self._trainer)
 
+    def restore(self, files: dict[str, bytes], where: str) -> None:
+        """Goes back to a checkpoint."""
+        restore_trainer(self._own, files, where=where)
 
-def start_learner(
-    policy: PolicyConfig, config: LearnerConfig, *, seed: int, vocabulary_size: int, initial: bytes | None
-) -> ActorHandle:
-    """A learner actor; Ray never restarts it, because its state would be lost unseen.
+    def fetch(self, rows: UpdateRows, references: Sequence[Any], imitate: bool) -> list[int]:
+        """Fetches the lease results that this rank needs; returns the numbers of those that are lost."""
+        lost = []
+        with self._clock.state(FETCHING):
+            numbers = self._own.needs(rows, imitate=imitate)
+            for number in numbers:
+                try:
+                    self._parts[number] = ray.get(references[number], timeout=self._spec.config.update_deadline_s)
+                except (ObjectLostError, GetTimeoutError):
+                    lost.append(number)
+        return lost
 
-    Args:
-        policy: the policy's settings.
-        config: the learner's.
-        seed: of the policy's first weights.
-        vocabulary_size: of the dLLM.
-        initial: a policy file to start from, of the same architecture.
-    """
-    actor_class: Any = ray.remote(LearnerActor)
-    actor: ActorHandle = actor_class.options(num_cpus=LEARNER_CPUS, max_restarts=0).remote(
-        policy, config, seed, vocabulary_size, initial
-    )
-    return actor
+    def update(self, rows: UpdateRows, imitate: bool) -> RankReply:
+        """One update on what was fetched."""
+        with self._clock.state(LEARNING):
+            metrics = self._own.learn(rows, lambda numbers: [self._parts[n] for n in numbers], imitate=imitate)
+            self._parts = {}
+            files = trainer_files(self._own)
+            digest = hashlib.sha256(files[POLICY_FILE]).hexdigest()
+        return RankReply(metrics, digest, files if self._rank == 0 else None, self._clock.take())
+
+    @property
+    def _own(self) -> Trainer:
+        assert self._trainer is not None, "begin comes first"
+        return self._trainer

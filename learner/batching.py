@@ -1,34 +1,42 @@
-"""From lease results to what an update needs: packed steps of the rows worth learning from, with one advantage and weight per step.
+"""One rank's part of an update: packed steps with one advantage and one weight each, in micro-batches.
 
-Shapes: `R` kept rows of the update, `N` their packed steps.
+Shapes: `R` rows of the part, `N` their packed steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.advantages import AdvantageKind, Advantages, group_advantages
-from learner.losses.grpo import Normaliser, step_weights
+from learner.advantages import Advantages
+from learner.update_plan import Share, UpdatePlan, UpdateRows
 from policy.trajectory import PackedSteps, TrajectoryBatch
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateBatch:
-    """The steps of one policy update."""
+    """The steps of one policy update that one rank learns from."""
 
-    steps: PackedSteps
+    steps: PackedSteps | None
+    """None for a rank without any row."""
     offsets: NDArray[np.int64]
     """`[R + 1]`: row r's steps are `offsets[r]:offsets[r + 1]`."""
     advantage_R: NDArray[np.float32]
     weight_N: NDArray[np.float32]
     expert_R: NDArray[np.bool_]
     advantages: Advantages
+    """Of the whole update."""
     num_rows: int
-    """All rows of the update, also those that are not kept."""
+    """All rows of the update, also those that are not kept and those of other ranks."""
+    num_update_steps: int
+    """Steps of all ranks."""
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.offsets[-1])
 
     @property
     def advantage_N(self) -> NDArray[np.float32]:
@@ -42,43 +50,31 @@ class UpdateBatch:
 
     def micro_batches(self, size: int) -> Iterator[slice]:
         """Consecutive spans of at most `size` steps."""
-        for start in range(0, len(self.steps), size):
-            yield slice(start, min(start + size, len(self.steps)))
+        for start in range(0, self.num_steps, size):
+            yield slice(start, min(start + size, self.num_steps))
 
 
-def make_update_batch(
-    parts: Sequence[TrajectoryBatch],
-    reward_R: NDArray[np.float64],
-    valid_R: NDArray[np.bool_],
-    *,
-    advantage: AdvantageKind,
-    normaliser: Normaliser,
-    keep_all: bool = False,
+def take_share(
+    plan: UpdatePlan, share: Share, rows: UpdateRows, fetch: Callable[[list[int]], Sequence[TrajectoryBatch]]
 ) -> UpdateBatch:
-    """Joins lease results and drops groups without a signal before anything is batched.
-
-    Args:
-        parts: lease results in order.
-        reward_R: of every row of `parts`.
-        valid_R: False where the grader failed.
-        advantage: how rewards become advantages.
-        normaliser: weight of a step.
-        keep_all: keeps rows without an advantage, for objectives that do not need one.
-    """
-    batch = TrajectoryBatch.concatenate(parts)
-    group_R = np.asarray([row.group for row in batch.rows], np.int64)
-    advantages = group_advantages(reward_R, group_R, valid_R, kind=advantage)
-    kept = np.arange(len(batch.rows)) if keep_all else np.flatnonzero(advantages.kept_R)
-    selected = batch.select(kept.tolist())
-    canvas_length = batch.steps.flags_NL.shape[1]
+    """The batch of one rank; `fetch` is asked once for the lease results that hold rows of it."""
+    kept = plan.kept_K[share.start : share.stop]
+    numbers = np.unique(rows.part_R[kept]).tolist()
+    parts = fetch(numbers) if numbers else ()
+    selected = [
+        part.select((kept[rows.part_R[kept] == number] - np.searchsorted(rows.part_R, number)).tolist())
+        for number, part in zip(numbers, parts, strict=True)
+    ]
+    steps = PackedSteps.concatenate([part.steps for part in selected]) if selected else None
+    offsets = plan.offsets_K[share.start : share.stop + 1] - share.first_step
+    assert (0 if steps is None else len(steps)) == offsets[-1], "a row has as many recorded steps as forward passes"
     return UpdateBatch(
-        steps=selected.steps,
-        offsets=selected.offsets,
-        advantage_R=advantages.advantage_R[kept].astype(np.float32),
-        weight_N=step_weights(
-            np.diff(selected.offsets), len(batch.rows), normaliser=normaliser, canvas_length=canvas_length
-        ),
-        expert_R=np.asarray([row.is_expert for row in selected.rows], bool),
-        advantages=advantages,
-        num_rows=len(batch.rows),
+        steps,
+        offsets,
+        plan.advantage_K[share.start : share.stop],
+        plan.weight_N[share.first_step : share.last_step],
+        plan.expert_K[share.start : share.stop],
+        plan.advantages,
+        plan.num_rows,
+        plan.num_steps,
     )

@@ -27,6 +27,7 @@ class TrajectoryBuffer:
         self._max_weight_lag = max_weight_lag
         self._entries: dict[int, Entry] = {}
         self.num_stale_dropped = 0
+        """Groups."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -40,7 +41,7 @@ class TrajectoryBuffer:
         """Keeps a result; False when it was too old (counted) or is a second result of a lease already held."""
         lease = entry.summary.lease
         if current_version - lease.weight_version > self._max_weight_lag:
-            self.num_stale_dropped += 1
+            self.num_stale_dropped += len(lease.groups)
             return False
         if lease.id in self._entries:
             return False

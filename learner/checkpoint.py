@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from cluster.config import first_difference
+from cluster.errors import UserError
 from learner.trainer import Trainer
+from policy.config import PolicyConfig
 from policy.weights import from_bytes, load_strictly, to_bytes
 
 POLICY_FILE = "policy.safetensors"
@@ -51,6 +54,20 @@ def trainer_files(trainer: Trainer) -> dict[str, bytes]:
     # safetensors refuses an empty mapping; the counter is always there.
     tensors["num_optimizer_steps"] = torch.tensor(trainer.num_optimizer_steps)
     return {POLICY_FILE: to_bytes(trainer.network), OPTIMIZER_FILE: save(tensors)}
+
+
+def check_checkpoint(files: Mapping[str, bytes], policy: PolicyConfig, *, where: str) -> None:
+    """Raises a UserError for a checkpoint that a run of `policy` cannot go on from."""
+    allowed = "allowed: a checkpoint of this run, or another run_dir"
+    if missing := {POLICY_FILE, OPTIMIZER_FILE, STATE_FILE} - files.keys():
+        raise UserError(f"checkpoint '{where}' has no {min(missing)}; {allowed}")
+    try:
+        found = from_bytes(files[POLICY_FILE], where=POLICY_FILE).config
+        read_progress(files[STATE_FILE])
+    except ValueError as error:
+        raise UserError(f"checkpoint '{where}' cannot be read: {error}; {allowed}") from error
+    if difference := first_difference(asdict(found), asdict(policy), where="policy"):
+        raise UserError(f"checkpoint '{where}' has a policy of another architecture ({difference}); {allowed}")
 
 
 def restore_trainer(trainer: Trainer, files: dict[str, bytes], *, where: str) -> None:

@@ -7,12 +7,14 @@ from typing import Literal
 
 from cluster.config import setting
 from cluster.errors import UserError
+from cluster.storage import StorageConfig, parse_location
 from evaluation.config import EvaluationConfig
 from learner.compatibility import check_compatible
 from learner.watch import WatchConfig
 from policy.config import PolicyConfig
 from policy.reference_policies import REFERENCES
 from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig, TaskConfig
+from rollout_workers.hosting import MAIN, model_of, task_of
 from rollout_workers.tasks import TASK_NAMES
 
 
@@ -96,9 +98,25 @@ class LearnerConfig:
     weight_decay: float = setting(0.1, minimum=0.0)
     max_grad_norm: float = setting(0.2, above=0.0)
     micro_batch_steps: int = setting(1024, help="packed decoding steps per forward and backward", minimum=1)
-    torch_threads: int = setting(2, minimum=1)
+    num_ranks: int = setting(1, help="processes that share each update; gloo on CPUs, NCCL on GPUs", minimum=1)
+    device: str = setting("cpu", help="torch device of each rank")
+    cpus_per_rank: float = setting(
+        0.1, help="logical CPUs; little, because in the synchronous mode the rollout actors wait meanwhile", above=0.0
+    )
+    gpus_per_rank: float = setting(0.0, minimum=0.0)
+    rank_labels: dict[str, str] = setting({}, help="Ray labels that the nodes of ranks must have")
+    torch_threads: int = setting(2, help="per rank", minimum=1)
+    collective_deadline_s: float = setting(
+        60.0, help="for one sum over all ranks: a rank that hangs is found by then", above=0.0
+    )
+    max_rebuilds: int = setting(3, help="rebuilds of the ranks for one update before the run gives up", minimum=0)
     update_deadline_s: float = setting(600.0, help="for one update", above=0.0)
-    max_weight_lag: Literal[0] = setting(0, help="0 is the synchronous, reproducible mode")
+    max_weight_lag: int = setting(
+        0,
+        help="0: synchronous and reproducible; k: rollouts of the next k updates run while the learner works, under weights "
+        "up to k versions old",
+        minimum=0,
+    )
     max_grader_error_rate: float = setting(
         0.05, help="share of grader errors in a step that stops the run", minimum=0.0
     )
@@ -143,15 +161,27 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class ArchiveConfig:
+    """Which trajectories are kept, as Parquet files."""
+
+    archive: bool = setting(False, help="keep what the learner learned from, in RUN_DIR/trajectories")
+    every: int = setting(1, help="updates between archived ones", minimum=1)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run."""
 
-    run_dir: str = setting("runs/tiny", help="where everything is written")
+    run_dir: str = setting("runs/tiny", help="where everything is written: a local path, or s3://BUCKET/PREFIX")
     seed: int = setting(0, minimum=0)
-    task: str | dict[str, float] = setting("arithmetic", help="a task, or a mixture: names and their relative weights")
+    task: str | dict[str, float] = setting(
+        "arithmetic", help="a task, or a mixture: names and their relative weights; TASK@NAME is decoded by models.NAME"
+    )
     task_settings: dict[str, TaskConfig] = field(default_factory=dict)
     """Task name -> how it is posed and graded."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    """Further dLLMs, by the names that tasks call them; each rollout actor hosts one of all."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -159,12 +189,16 @@ class RunConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trajectories: ArchiveConfig = field(default_factory=ArchiveConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     ray_address: str | None = setting(None, help="null starts a local Ray, or joins the cluster of a Ray job")
 
     def validate(self, where: str) -> None:
         """Divisions that must come out even."""
         prefix = f"{where}." if where else ""
+        parse_location(self.run_dir, what=f"config key '{prefix}run_dir'")
         self._check_tasks(prefix)
+        self._check_models(prefix)
         check_compatible(self, prefix)
         if self.evaluation.job_every % self.checkpoint.every:
             raise UserError(
@@ -185,24 +219,56 @@ class RunConfig:
     @property
     def task_configs(self) -> dict[str, TaskConfig]:
         """Task name -> how it is posed, for every task of this run."""
-        return {name: self.task_settings.get(name, TaskConfig()) for name in self.task_weights}
+        return {name: self.task_settings.get(task_of(name), TaskConfig()) for name in self.task_weights}
+
+    @property
+    def model_configs(self) -> dict[str, ModelConfig]:
+        """Name (`rollout_workers.hosting`) -> model, for every model that decodes a task of this run."""
+        used = {model_of(name) for name in self.task_weights}
+        return {name: model for name, model in {MAIN: self.model, **self.models}.items() if name in used}
 
     def _check_tasks(self, prefix: str) -> None:
         if not self.task_weights:
             raise UserError(f"config key '{prefix}task' is {{}}; allowed: one task or more")
         for name, weight in self.task_weights.items():
-            if name not in TASK_NAMES:
+            if task_of(name) not in TASK_NAMES:
                 raise UserError(f"config key '{prefix}task' is {name!r}; allowed: {', '.join(TASK_NAMES)}")
+            if name != task_of(name) and model_of(name) not in self.models:
+                known = ", ".join(self.models) or "none are configured"
+                raise UserError(f"config key '{prefix}task' is {name!r}; allowed after '@': a name in models ({known})")
             if weight <= 0:
                 raise UserError(f"config key '{prefix}task.{name}' is {weight:g}; allowed: a number > 0")
+        tasks = dict.fromkeys(task_of(name) for name in self.task_weights)
         for name in self.task_settings:
-            if name not in self.task_weights:
+            if name not in tasks:
                 raise UserError(
                     f"config key '{prefix}task_settings.{name}' belongs to no task of this run; "
-                    f"allowed: {', '.join(self.task_weights)}"
+                    f"allowed: {', '.join(tasks)}"
+                )
+
+    def _check_models(self, prefix: str) -> None:
+        used = self.model_configs
+        device = next(iter(used.values())).device
+        for name, model in self.models.items():
+            if not name.replace("_", "").isalnum():
+                raise UserError(f"config key '{prefix}models' has the name {name!r}; allowed: letters, digits and '_'")
+            if name not in used:
+                raise UserError(
+                    f"config key '{prefix}models.{name}' decodes no task of this run; allowed: TASK@{name} in task"
+                )
+            if model.device != device:
+                raise UserError(
+                    f"config key '{prefix}models.{name}.device' is {model.device!r}; "
+                    f"allowed: {device!r}, the device of the run's other models"
                 )
 
 
-RESULT_NEUTRAL = ("run_dir", "ray_address", "rollout.num_workers", "rollout.start_deadline_s", "rollout.lease_deadline_s",
-                  "rollout.max_replacements", "rollout.cpus_per_worker", "learner.update_deadline_s")  # fmt: skip
-"""Keys that may change between a run and its resumption, because no result depends on them."""
+RESULT_NEUTRAL = (
+    "run_dir", "storage", "trajectories", "ray_address", "rollout.num_workers", "rollout.min_workers", "rollout.cpus_per_worker",
+    "rollout.num_graders", "rollout.cpus_per_grader", "rollout.start_deadline_s", "rollout.lease_deadline_s",
+    "rollout.grade_deadline_s", "rollout.weights_deadline_s", "rollout.straggler_factor", "rollout.max_replacements",
+    "rollout.worker_labels", "rollout.grader_labels", "learner.rank_labels", "learner.num_ranks", "learner.cpus_per_rank",
+    "learner.gpus_per_rank", "learner.collective_deadline_s",
+    "learner.max_rebuilds", "learner.update_deadline_s",
+)  # fmt: skip
+"""Keys that may change between a run and its resumption: no result depends on them, but for float sums on the number of ranks."""

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from learner.config import RunConfig
+from rollout_workers.hosting import section_of, spread
 
 
 def derived_arithmetic(config: RunConfig) -> str:
     """A few lines of YAML comments with the derived numbers."""
-    learner, rollout = config.learner, config.rollout
-    rows = learner.prompts_per_step * learner.group_size
-    leases = learner.prompts_per_step // rollout.lease_groups
-    rows_per_lease = rollout.lease_groups * learner.group_size
-    return "\n".join(
-        [
-            "# derived:",
-            f"#   rows per update: {learner.prompts_per_step} prompts x {learner.group_size} samples = {rows}",
-            f"#   leases per update: {leases} of {rows_per_lease} rows, over {rollout.num_workers} rollout actors",
-            f"#   optimiser steps: {learner.num_updates} updates x {learner.num_iterations} iterations "
-            f"= {learner.num_optimizer_steps}",
-            f"#   training prompts: {learner.num_updates * learner.prompts_per_step}, rows: {learner.num_updates * rows}",
-            f"#   validation: every {config.checkpoint.every} updates on {config.checkpoint.validation_examples} problems",
-        ]
-    )
+    learner, prompts = config.learner, config.learner.prompts_per_step
+    num_experts = len(learner.steering.parameters)
+    samples = f"{learner.group_size} samples"
+    members = f"({samples} + {num_experts} experts)" if num_experts else samples
+    rows = prompts * (learner.group_size + num_experts)
+    imitated = learner.imitation.num_steps * prompts * learner.imitation.group_size
+    lines = [
+        f"rows per update: {prompts} prompts x {members} = {rows}",
+        f"leases per update: {_leases(config)}, over {config.rollout.num_workers} rollout actors",
+        f"optimiser steps: {learner.num_updates} updates x {learner.num_iterations} iterations "
+        f"= {learner.num_optimizer_steps}",
+        f"training prompts: {learner.num_updates * prompts}, rows: {learner.num_steps * rows + imitated}",
+        f"validation: every {config.checkpoint.every} updates on {config.checkpoint.validation_examples} problems",
+    ]
+    if len(config.model_configs) > 1:
+        hosted = spread([section_of(name) for name in config.model_configs], config.rollout.num_workers)
+        lines.append(f"rollout actors host: {'; '.join(' and '.join(models) for models in hosted)}")
+    return "\n".join(["# derived:", *(f"#   {line}" for line in lines)])
+
+
+def _leases(config: RunConfig) -> str:
+    """Of the policy, and of the experts; each of several models may have one more that is not full."""
+    learner, more = config.learner, len(config.model_configs) - 1
+    rows = config.rollout.lease_groups * learner.group_size
+    at_most = "at most " if more else ""
+    own = f"{at_most}{learner.prompts_per_step // config.rollout.lease_groups + more} of {rows} rows"
+    if not learner.steering.parameters:
+        return own
+    return f"{own}, and {len(learner.steering.parameters)} x {-(-learner.prompts_per_step // rows) + more} of experts"

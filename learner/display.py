@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -16,13 +17,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cluster.logs import console, get_logger
+from cluster.logs import console, get_logger, wide_console
 from learner.loop import Report
+from learner.watch import Alarm
 
 logger = get_logger(__name__)
 
 _SHOWN = (("reward", "reward {:.3f}"), ("accuracy", "accuracy {:.1%}"), ("nfe", "NFE {:.1f}"),
           ("zero_variance_share", "zero-variance {:.0%}"), ("validation_reward", "validation {:.3f}"))  # fmt: skip
+
+
+def print_alarms(alarms: Sequence[Alarm]) -> None:
+    """Lists again what was seen while training, for whoever did not watch; nothing where nothing was."""
+    if not alarms:
+        return
+    out = wide_console()
+    out.print(f"Alarms while training ({len(alarms)})", style="bold yellow")
+    for alarm in alarms:
+        out.print(f"update {alarm.step}: {alarm.name}: {alarm.message}", soft_wrap=True, markup=False, highlight=False)
 
 
 class Display:

@@ -9,6 +9,7 @@ from cluster.config import first_difference
 from cluster.errors import UserError
 from evaluation.arms import check_heuristic
 from learner.config import RunConfig
+from policy.factory import HEURISTICS, heuristic_kind, heuristic_parameters
 from policy.weights import WeightsError, from_bytes
 from rollout_workers.config import check_block_length
 
@@ -23,9 +24,11 @@ def check_experts(config: RunConfig, *, block_length: int) -> None:
     if steering.parameters:
         for parameter in steering.parameters:
             check_heuristic(steering.heuristic, parameter, "learner.steering.parameters")
+        _check_expert(steering.heuristic, "learner.steering.heuristic")
         _check_block(steering.block_length, block_length, "learner.steering.block_length")
     if imitation.num_steps:
         check_heuristic(imitation.heuristic, imitation.parameter, "learner.imitation.parameter")
+        _check_expert(imitation.heuristic, "learner.imitation.heuristic")
         _check_block(imitation.block_length, block_length, "learner.imitation.block_length")
 
 
@@ -46,6 +49,13 @@ def read_initial_policy(config: RunConfig) -> bytes | None:
             "allowed: a policy with the settings of this run"
         )
     return data
+
+
+def _check_expert(name: str, key: str) -> None:
+    """A policy learns from decisions that depend on what it may see, and that stand."""
+    if not heuristic_kind(name).is_expert or heuristic_parameters(name, {}).get("eos"):
+        experts = [each for each, kind in HEURISTICS.items() if kind.is_expert]
+        raise UserError(f"config key '{key}' is {name!r}; allowed: {', '.join(experts)}")
 
 
 def _check_block(expert: int | None, block_length: int, key: str) -> None:

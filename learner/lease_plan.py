@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from learner.config import RunConfig
 from policy.steering import Behaviour
+from rollout_workers.hosting import by_model
 from rollout_workers.rollout import ExpertSpec, GroupRequest, Lease, UnmaskerSpec
 from rollout_workers.tasks import Split
 from rollout_workers.tasks.stream import Pick
@@ -27,7 +28,7 @@ class LeasePlan:
 
     @property
     def max_leases_per_step(self) -> int:
-        """Of any update of the run."""
+        """Of any update of the run, at most."""
         learner = self._config.learner
         experts = len(learner.steering.parameters) * self._num_leases(1)
         imitation = self._num_leases(learner.imitation.group_size) if learner.imitation.num_steps else 0
@@ -82,23 +83,22 @@ class LeasePlan:
         return max(1, self._rows_per_lease // size)
 
     def _num_leases(self, size: int) -> int:
-        return -(-self._config.learner.prompts_per_step // self._groups_per_lease(size))
+        """At most: of several models, each may have one lease that is not full."""
+        full = -(-self._config.learner.prompts_per_step // self._groups_per_lease(size))
+        return full + len(self._config.model_configs) - 1
 
     def _split(
         self, groups: list[GroupRequest], size: int, expert: ExpertSpec | None, step: int, first_lease: int
     ) -> list[Lease]:
-        """Leases of about the same number of rows."""
+        """Leases of about the same number of rows, each for one model."""
         per_lease = self._groups_per_lease(size)
         spec = UnmaskerSpec(weight_version=step, expert=expert)
+        parts = [
+            tuple(mine[start : start + per_lease])
+            for mine in by_model(groups)
+            for start in range(0, len(mine), per_lease)
+        ]
         return [
-            Lease(
-                number,
-                self._config.seed,
-                spec,
-                tuple(groups[start : start + per_lease]),
-                self._block_length,
-                record=True,
-                alpha=self.alpha(step),
-            )
-            for number, start in enumerate(range(0, len(groups), per_lease), start=first_lease)
+            Lease(number, self._config.seed, spec, part, self._block_length, record=True, alpha=self.alpha(step))
+            for number, part in enumerate(parts, start=first_lease)
         ]

@@ -4,29 +4,34 @@
                                                   | summaries to here, trajectories by reference
                      TrajectoryBuffer <-----------+
                           | one step's worth, ordered by lease
-                     LearnerActor.update -> new weights -> WeightStore -> (actors pull by version)
+                     LearnerGroup.update -> new weights -> WeightStore -> (actors pull by version)
                           every k updates: validation through the same pool, then a checkpoint
 
-Each wait and who ends it: a lease (its actor, that actor's death, or `rollout.lease_deadline_s`), an update (the learner, its
-death, or `learner.update_deadline_s`), a weight pull (the store, or the worker's deadline). A stop request is seen between leases.
+With `learner.max_weight_lag = k` the rollouts of up to k later steps are out while the learner updates: the step that begins with
+version v has a slot as soon as version v - k is live. With k = 0 there is one slot, and nothing runs beside anything.
+
+Each wait and who ends it: a lease (its actor, that actor's death, or `rollout.lease_deadline_s`: then others run it), an update
+(the learner's ranks, or `learner.update_deadline_s`: then new ranks repeat it), a weight pull (the store, or the worker's
+deadline). A stop request is seen in every wait; what is saved then is the state after the last update that was reported.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray.actor import ActorHandle
-
-from cluster.errors import RunFailure
+from cluster.errors import RunFailure, StopRequested
 from cluster.logs import get_logger
-from cluster.metrics import JsonlSink, Maximum, Mean, Metric, TimeStates, read_jsonl, reduce, values
+from cluster.metrics import Count, JsonlSink, Maximum, Mean, Metric, TimeStates, read_jsonl, reduce, values
 from cluster.run_dir import RunDir
 from cluster.runtime import wait_for
-from cluster.weight_store import WeightRecord, WeightStore
+from cluster.storage import atomic_write
+from learner.archive import archive_update
 from learner.buffer import Entry, TrajectoryBuffer
 from learner.checkpoint import (
     POLICY_FILE,
@@ -37,18 +42,24 @@ from learner.checkpoint import (
     read_progress,
 )
 from learner.config import RunConfig
+from learner.exported import UpdateExport
+from learner.group import LearnerGroup, TrajectoriesLost
 from learner.lease_plan import LeasePlan
-from learner.watch import Watch
-from policy.weights import fingerprint
+from learner.update_plan import UpdateRows
+from learner.watch import Alarm, Watch
 from rollout_workers.grading.answers import GradeKind
-from rollout_workers.pool import RolloutPool
+from rollout_workers.hosting import MAIN, by_model, model_of, task_of
+from rollout_workers.pool import Batch, RolloutPool, check_failures
 from rollout_workers.problems import Problems
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
 
-STORE_DEADLINE_S = 60.0
+_SLICE_S = 0.5
+ARCHIVE_DEADLINE_S = 60.0
 ROLLOUT, LEARNER, CHECKPOINT, VALIDATION, DRIVER = "rollout", "learner", "checkpoint", "validation", "driver"
 WAITING = "waiting"
+ACTORS_FILE = "actors.json"
+"""In the run directory: the exclusive time states of every actor."""
 
 logger = get_logger(__name__)
 
@@ -61,10 +72,6 @@ class Diverged(RunFailure):
     """The policy is beyond repair."""
 
 
-class StopRequested(Exception):
-    """Somebody asked the run to stop; its state has been saved."""
-
-
 @dataclass(frozen=True, slots=True)
 class Report:
     """What one update looked like, for progress displays."""
@@ -74,8 +81,19 @@ class Report:
     values: dict[str, float]
 
 
+@dataclass(slots=True)
+class _Slot:
+    """The rollouts of one update."""
+
+    step: int
+    """Updates before it."""
+    batch: Batch
+    buffer: TrajectoryBuffer
+    next_cursor: Mapping[str, int]
+
+
 class TrainingLoop:
-    """Synchronous GRPO over a pool of rollout actors and one learner."""
+    """GRPO over a pool of rollout actors and a group of learner ranks."""
 
     def __init__(
         self,
@@ -83,100 +101,132 @@ class TrainingLoop:
         run_dir: RunDir,
         *,
         pool: RolloutPool,
-        learner: ActorHandle,
-        store: WeightStore,
+        learner: LearnerGroup,
+        publish: Callable[[int, bytes], None],
         problems: Problems,
         canvas_length: int,
         block_length: int,
-        should_stop: Callable[[], bool] = lambda: False,
         on_report: Callable[[Report], None] = lambda report: None,
+        on_alarm: Callable[[Alarm], None] = lambda alarm: None,
         on_checkpoint: Callable[[int], None] = lambda step: None,
     ) -> None:
+        """`publish` makes weights available to the rollout actors, by version."""
         self._config = config
         self._run_dir = run_dir
         self._pool = pool
         self._learner = learner
-        self._store = store
+        self._publish_weights = publish
         self._training = problems.training
         self._validation = problems.validation
         self._block_length = block_length
-        self._should_stop = should_stop
         self._on_report = on_report
+        self._on_alarm = on_alarm
         self._on_checkpoint = on_checkpoint
         self._clock = TimeStates(DRIVER)
         self._sink = JsonlSink(run_dir.metrics_path)
-        self._fingerprint = fingerprint(config.policy)
+        self._export = UpdateExport(config)
         self._plan = LeasePlan(config, block_length)
-        self._buffer = TrajectoryBuffer(
-            capacity=self._plan.max_leases_per_step, max_weight_lag=config.learner.max_weight_lag
-        )
+        self._lag = config.learner.max_weight_lag
+        self._slots: deque[_Slot] = deque()
         self.progress = Progress()
-        self._next_cursor = self.progress.task_cursor
+        self._reported: tuple[Progress, dict[str, bytes]] | None = None
+        """The state after the last update whose metrics are written."""
         self._watch = Watch(config.learner.watch, canvas_length=canvas_length)
+        self._overlap = Overlap()
 
     def resume(self, name: str, files: dict[str, bytes]) -> None:
         """Goes back to a checkpoint: weights, optimiser, counters, and the metrics up to it."""
         self.progress = read_progress(files[STATE_FILE])
-        self._call_learner("restore", files, name, what=f"the learner to restore {name}")
+        self._learner.restore(files, name)
+        self._reported = self.progress, self._learner.files
         self._sink.rewind(self.progress.step)
         JsonlSink(self._run_dir.samples_path).rewind(self.progress.step)
         for line in read_jsonl(self._run_dir.metrics_path):
-            self._watch.observe(line["step"], line["values"])
+            for alarm in self._watch.observe(line["step"], line["values"]):
+                self._on_alarm(alarm)
 
     def run(self) -> None:
         """Trains to the last update; raises StopRequested after saving when it was asked to stop."""
-        self._publish(self._call_learner("weights", what="the learner's weights"))
+        try:
+            self._train()
+        except StopRequested as stop:
+            if self._reported is None:
+                raise StopRequested("stopped before the first checkpoint") from stop
+            self._save(*self._reported)
+            raise StopRequested(f"stopped after update {self._reported[0].step}; a checkpoint was saved") from stop
+        finally:
+            for slot in self._slots:
+                self._pool.forget(slot.batch)
+            self._slots.clear()
+            self._sink.close()
+        if self._lag:
+            logger.info("%s", self._overlap.describe())
+
+    def _train(self) -> None:
+        self._publish()
         if self.progress.step == 0:
             self._sink.rewind(-1)
             self._validate_and_save({})
         while self.progress.step < self._config.learner.num_updates:
-            entries = self._rollouts()
-            if entries is None:
-                self._save()
-                raise StopRequested(f"stopped after update {self.progress.step}; a checkpoint was saved")
+            self._fill()
+            entries = self._rollouts(self._slots[0])
             self._update(entries)
-        self._sink.close()
 
-    def _rollouts(self) -> list[Entry] | None:
-        """One step's leases, or None when a stop was requested before they were complete."""
+    def _fill(self) -> None:
+        """Hands out the leases of every step that has a slot."""
+        learner = self._config.learner
+        while len(self._slots) <= self._lag:
+            step = self.progress.step + len(self._slots)
+            if step >= learner.num_updates:
+                return
+            cursor = self._slots[-1].next_cursor if self._slots else self.progress.task_cursor
+            picks, next_cursor = self._training.draw(cursor, learner.prompts_per_step)
+            leases = self._plan.leases(picks, first_group=sum(cursor.values()), step=step)
+            buffer = TrajectoryBuffer(capacity=len(leases), max_weight_lag=self._lag)
+            batch = self._pool.submit(leases, at_dispatch=self._with_newest_weights)
+            self._slots.append(_Slot(step, batch, buffer, next_cursor))
+
+    def _with_newest_weights(self, lease: Lease) -> Lease:
+        """The lease under the newest weights that are live; they are those of its step when nothing overlaps."""
+        spec = dataclasses.replace(lease.unmasker, weight_version=self.progress.step)
+        return dataclasses.replace(lease, unmasker=spec)
+
+    def _rollouts(self, slot: _Slot) -> list[Entry]:
+        """One step's lease results, by lease."""
         with self._clock.state(ROLLOUT):
-            for summary, trajectories in self._pool.run(self._leases()):
-                self._buffer.add(Entry(summary, trajectories), current_version=self.progress.step)
-                if self._should_stop():
-                    self._buffer.take()
-                    return None
-        return self._buffer.take()
-
-    def _leases(self) -> list[Lease]:
-        drawn = self._training.draw(self.progress.task_cursor, self._config.learner.prompts_per_step)
-        picks, self._next_cursor = drawn
-        return self._plan.leases(picks, first_group=sum(self.progress.task_cursor.values()), step=self.progress.step)
-
-    def _lease(self, number: int, spec: UnmaskerSpec, groups: tuple[GroupRequest, ...], *, record: bool) -> Lease:
-        return Lease(number, self._config.seed, spec, groups, self._block_length, record=record)
+            while slot.batch.num_open or slot.batch.results:
+                while slot.batch.results:
+                    slot.buffer.add(Entry(*slot.batch.results.popleft()), current_version=slot.step)
+                if not self._lag:
+                    check_failures(slot.batch)
+                if slot.batch.num_open:
+                    self._pool.turn(_SLICE_S)
+        if not len(slot.buffer):
+            check_failures(slot.batch)
+        for lease, reason in slot.batch.failures:
+            logger.warning("update %d goes on without lease %d: %s", slot.step + 1, lease.id, reason)
+        return slot.buffer.take()
 
     def _update(self, entries: list[Entry]) -> None:
+        slot = self._slots[0]
         summaries = [entry.summary for entry in entries]
-        rewards = [reward for summary in summaries for reward in summary.rewards]
-        valid = [grade.is_valid for summary in summaries for grade in summary.grades]
         self._check_grader(summaries)
+        self._export.leases(slot.step, summaries)
         with self._clock.state(LEARNER):
-            metrics, weights = self._call_learner(
-                "imitate" if self._plan.imitates(self.progress.step) else "update",
-                [entry.trajectories for entry in entries],
-                rewards,
-                valid,
-                what=f"update {self.progress.step + 1} of the learner",
-                deadline_s=self._config.learner.update_deadline_s,
-            )
+            metrics, references = self._learn(entries)
+        self._slots.popleft()
         self.progress = dataclasses.replace(
-            self.progress,
-            step=self.progress.step + 1,
-            task_cursor=self._next_cursor,
+            self.progress, step=self.progress.step + 1, task_cursor=dict(slot.next_cursor)
         )
-        self._publish(weights)
+        self._publish()
+        if self._lag:
+            self._fill()
+            metrics = metrics | staleness_metrics(
+                summaries, slot.step, failures=slot.batch.failures, buffer=slot.buffer
+            )
         record = values(reduce([rollout_metrics(summaries), metrics]))
         step = self.progress.step
+        self._archive(step, summaries, references)
         if step % self._config.checkpoint.samples_every == 0:
             self._write_samples(summaries)
         self._raise_alarms(record)
@@ -185,9 +235,34 @@ class TrainingLoop:
         else:
             self._report(record, summaries)
 
-    def _publish(self, weights: bytes) -> None:
-        record = WeightRecord.make(self.progress.step, weights, self._fingerprint)
-        self._store.publish(record, timeout_s=STORE_DEADLINE_S)
+    def _learn(self, entries: list[Entry]) -> tuple[dict[str, Metric], list[Any]]:
+        """The learner's update, and the trajectories it learned from: what the cluster lost meanwhile is made again."""
+        summaries = [entry.summary for entry in entries]
+        rows = UpdateRows.of(
+            [summary.rows for summary in summaries],
+            [reward for summary in summaries for reward in summary.rewards],
+            [grade.is_valid for summary in summaries for grade in summary.grades],
+        )
+        references = [entry.trajectories for entry in entries]
+        imitate, what = self._plan.imitates(self.progress.step), f"update {self.progress.step + 1}"
+        while True:
+            try:
+                return self._learner.update(rows, references, imitate=imitate, what=what, turn=self._turn), references
+            except TrajectoriesLost as lost:
+                logger.warning("%s: %s; they are made again", what, lost)
+                again = {summaries[number].lease.id: number for number in lost.numbers}
+                for summary, trajectories in self._pool.run([summaries[number].lease for number in lost.numbers]):
+                    references[again[summary.lease.id]] = trajectories
+
+    def _turn(self, references: Sequence[Any], timeout_s: float) -> None:
+        """Lets the pool go on while the learner works."""
+        is_hidden = any(slot.batch.num_open for slot in self._slots)
+        started = time.perf_counter()
+        self._pool.turn(timeout_s, also=references)
+        self._overlap.add(time.perf_counter() - started, is_hidden=is_hidden)
+
+    def _publish(self) -> None:
+        self._publish_weights(self.progress.step, self._learner.weights)
 
     def _validate_and_save(self, record: dict[str, float], summaries: list[LeaseSummary] | None = None) -> None:
         """Decodes the validation split, remembers the best step, writes metrics and then the checkpoint."""
@@ -199,9 +274,12 @@ class TrainingLoop:
                 GroupRequest(number, pick.task, Split.VALIDATION, pick.index, 1)
                 for number, pick in enumerate(self._validation)
             ]
+            parts = [
+                tuple(mine[start : start + chunk]) for mine in by_model(groups) for start in range(0, len(mine), chunk)
+            ]
             leases = [
-                self._lease(number, spec, tuple(groups[start : start + chunk]), record=False)
-                for number, start in enumerate(range(0, len(groups), chunk))
+                Lease(number, config.seed, spec, part, self._block_length, record=False)
+                for number, part in enumerate(parts)
             ]
             done = sorted((summary for summary, _ in self._pool.run(leases)), key=lambda summary: summary.lease.id)
         measured = values(rollout_metrics(done))
@@ -211,28 +289,35 @@ class TrainingLoop:
                 self.progress, best_step=self.progress.step, best_reward=measured["reward"]
             )
         self._report(record, (summaries or []) + done)
-        self._save()
+        self._save(self.progress, self._learner.files)
 
-    def _save(self) -> None:
+    def _save(self, progress: Progress, files: dict[str, bytes]) -> None:
         with self._clock.state(CHECKPOINT):
-            files = self._call_learner("files", what="the learner's checkpoint")
-            name = checkpoint_name(self.progress.step)
-            self._run_dir.publish(name, files | {STATE_FILE: progress_file(self.progress)})
-            best = checkpoint_name(self.progress.best_step)
+            self._run_dir.publish(checkpoint_name(progress.step), files | {STATE_FILE: progress_file(progress)})
+            best = checkpoint_name(progress.best_step)
             self._run_dir.retain("checkpoints", self._config.checkpoint.keep, always=[best])
-        self._on_checkpoint(self.progress.step)
+            seconds = self._pool.seconds | self._learner.seconds
+            atomic_write(self._run_dir.path / ACTORS_FILE, json.dumps(seconds, indent=1).encode())
+        self._export.checkpoint(progress.step)
+        self._on_checkpoint(progress.step)
 
     def _report(self, record: dict[str, float], summaries: list[LeaseSummary]) -> None:
-        times = wall_clock_breakdown(self._clock.take(), summaries, num_actors=self._pool.num_actors)
+        breakdown = overlapped_breakdown if self._lag else wall_clock_breakdown
+        times = breakdown(self._clock.take(), summaries, num_actors=max(1, self._pool.num_actors))
         self._sink.write(self.progress.step, record, times=times)
+        self._export.update(self.progress.step, record, times)
+        self._export.actors(self._pool.num_actors, self._pool.counts, num_rebuilt=self._learner.num_rebuilt)
+        self._reported = self.progress, self._learner.files
         self._on_report(Report(self.progress.step, self._config.learner.num_updates, record))
 
     def _raise_alarms(self, record: dict[str, float]) -> None:
         """Says what looks wrong; what no later update could mend ends the run, with the last good checkpoint in place."""
         for alarm in self._watch.observe(self.progress.step, record):
+            self._export.error(alarm.name)
             if alarm.is_fatal:
                 raise Diverged(f"update {alarm.step}: {alarm.message}")
             logger.warning("update %d: %s: %s", alarm.step, alarm.name, alarm.message)
+            self._on_alarm(alarm)
 
     def _check_grader(self, summaries: list[LeaseSummary]) -> None:
         grades = [grade for summary in summaries for grade in summary.grades]
@@ -243,6 +328,15 @@ class TrainingLoop:
                 f"(allowed share: learner.max_grader_error_rate = {self._config.learner.max_grader_error_rate:g}); "
                 f"the first: {errors[0].detail}"
             )
+
+    def _archive(self, step: int, summaries: list[LeaseSummary], references: list[Any]) -> None:
+        """Keeps the trajectories of an update, where the config says so."""
+        config = self._config.trajectories
+        if not config.archive or step % config.every:
+            return
+        with self._clock.state(CHECKPOINT):
+            parts = wait_for(references, deadline_s=ARCHIVE_DEADLINE_S, what=f"the trajectories of update {step}")
+            archive_update(self._run_dir.trajectories_path, step, parts, summaries)
 
     def _write_samples(self, summaries: list[LeaseSummary]) -> None:
         """The best and the worst row of the step's first group, with their order of unmasking."""
@@ -273,9 +367,41 @@ class TrainingLoop:
                 }
                 file.write(json.dumps(sample) + "\n")
 
-    def _call_learner(self, method: str, *arguments: Any, what: str, deadline_s: float = STORE_DEADLINE_S) -> Any:
-        reference = getattr(self._learner, method).remote(*arguments)
-        return wait_for([reference], deadline_s=deadline_s, what=what)[0]
+
+@dataclass(slots=True)
+class Overlap:
+    """How much of the learner's time passed while rollouts went on."""
+
+    hidden_s: float = 0.0
+    exposed_s: float = 0.0
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def add(self, seconds: float, *, is_hidden: bool) -> None:
+        """Takes a part of an update's time."""
+        self.hidden_s += seconds * is_hidden
+        self.exposed_s += seconds * (not is_hidden)
+
+    def describe(self) -> str:
+        """One line; the gain is an upper bound where learner and rollout actors share processors."""
+        wall = time.perf_counter() - self.started
+        return (
+            f"overlap: updates took {self.hidden_s + self.exposed_s:.1f} s, {self.hidden_s:.1f} s of these while rollouts "
+            f"went on; the run took {wall:.1f} s, one after another at most {wall + self.hidden_s:.1f} s "
+            f"(gain up to {self.hidden_s / wall:.1%})"
+        )
+
+
+def staleness_metrics(
+    summaries: Sequence[LeaseSummary], step: int, *, failures: Sequence[tuple[Lease, str]], buffer: TrajectoryBuffer
+) -> dict[str, Metric]:
+    """How old the weights were that decided, and the groups that the update goes without, by reason."""
+    lags = [step - row.weight_version for summary in summaries for row in summary.rows]
+    return {
+        "weight_lag": Mean(sum(lags), len(lags)),
+        "weight_lag_max": Maximum(max(lags)),
+        "dropped_groups_failed": Count(sum(len(lease.groups) for lease, _ in failures)),
+        "dropped_groups_stale": Count(buffer.num_stale_dropped),
+    }
 
 
 def rollout_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
@@ -311,10 +437,15 @@ def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
             if len(terms) > 1:
                 records[-1] |= {f"reward_{name}": Mean(value, 1) for name, value in terms.items()}
             if is_mixture:
-                task = row.example_id.partition("/")[0]
+                task = _in_metric_names(row.example_id.partition("/")[0])
                 own: dict[str, Metric] = {"reward": Mean(reward, 1), "accuracy": Mean(float(grade.is_correct), 1)}
                 records[-1] |= {f"{name}_{task}": value for name, value in own.items()}
     return reduce(records)
+
+
+def _in_metric_names(task: str) -> str:
+    """`sudoku@second` as `sudoku_on_second`: sinks of metrics allow few signs in names."""
+    return task if model_of(task) == MAIN else f"{task_of(task)}_on_{model_of(task)}"
 
 
 def wall_clock_breakdown(
@@ -333,6 +464,13 @@ def wall_clock_breakdown(
             if name != WAITING:
                 busy[name] = busy.get(name, 0.0) + seconds / num_actors
     return times | busy | {WAITING: decoding - sum(busy.values())}
+
+
+def overlapped_breakdown(
+    driver: dict[str, float], summaries: list[LeaseSummary], *, num_actors: int
+) -> dict[str, float]:
+    """The same where rollouts go on beside everything: what the actors did, averaged over them, and the rest they waited."""
+    return wall_clock_breakdown({ROLLOUT: sum(driver.values())}, summaries, num_actors=num_actors)
 
 
 def best_policy(run_dir: RunDir, progress: Progress) -> tuple[str, bytes]:

@@ -1,8 +1,8 @@
 """Trains an unmasking policy, compares it with every heuristic, and says what came out.
 
-    python -m learner.main [PRESET|FILE.yaml] [key.path=value ...] [--dry-run] [--resume]
+    python -m learner.main [PRESET|FILE.yaml] [key.path=value ...] [--dry-run] [--resume[=auto|always|never]]
 
-Exit codes: 0 finished, 2 a mistake in the command or its files, 75 stopped with a checkpoint (go on with --resume), 1 any
+Exit codes: 0 finished, 2 a mistake in the command or its files, 75 stopped with a checkpoint (the same command goes on), 1 any
 other failure.
 """
 
@@ -19,11 +19,13 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from cluster.config import apply_overrides, build, dump_yaml, load_yaml, to_dict
 from cluster.errors import DeadlineExceeded, ExitCode, RunFailure, UserError
+from learner import parity
 from learner.config import RunConfig
 
 DEFAULT_PRESET = "tiny"
 EXTENDS = "extends"
 """Top-level key of a file: the preset or the file that it is laid over."""
+_RESUME = {"auto": None, "always": True, "never": False}
 _PRESET_FOLDER = Path(__file__).parent / "presets"
 
 
@@ -34,8 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("settings", nargs="*", metavar="PRESET|FILE|key=value", help=f"presets: {', '.join(presets())}")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in run_dir")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="always",
+        default="auto",
+        choices=tuple(_RESUME),
+        help="auto (the default): go on with the run in run_dir where there is one, else start it; always (also --resume "
+        "alone): there must be one; never: there must be none",
+    )
+    given = sys.argv[1:] if arguments is None else arguments
+    # Alone, the option must not take the setting after it for its value.
+    options = parser.parse_args(["--resume=always" if each == "--resume" else each for each in given])
     try:
         config = resolve(options.settings)
         if options.dry_run:
@@ -47,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from learner.run import run
 
         with _StopFlag() as stop:
-            return run(config, resume=options.resume, should_stop=stop, on_started=stop.listen)
+            return run(config, resume=_RESUME[options.resume], should_stop=stop, on_started=stop.listen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR
@@ -62,13 +74,18 @@ def presets() -> list[str]:
 
 
 def resolve(settings: Sequence[str]) -> RunConfig:
-    """The run configuration of a command line: a preset or a file, then overrides from left to right."""
+    """The run configuration of a command line: a preset or a file, then its parity, then overrides from left to right."""
     sources = [setting for setting in settings if "=" not in setting]
     overrides = [setting for setting in settings if "=" in setting]
     if len(sources) > 1:
         raise UserError(f"two configurations given, {sources[0]!r} and {sources[1]!r}; allowed: one preset or file")
     source = sources[0] if sources else DEFAULT_PRESET
-    return build(RunConfig, apply_overrides(_load(source), overrides))
+    base = _load(source)
+    whole = apply_overrides(base, overrides)
+    if parity.is_set(whole.pop(parity.KEY, False)):
+        whole = apply_overrides(_lay_over(base, parity.quirks(whole), RunConfig), overrides)
+        del whole[parity.KEY]
+    return build(RunConfig, whole)
 
 
 def _load(source: str) -> dict[str, Any]:

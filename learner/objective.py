@@ -104,11 +104,12 @@ class Regulariser:
     def log_prob(self, steps: PackedSteps, open_NL: Tensor) -> Tensor:
         """`[N]` log-probability of what was decided."""
         reference_NL = self._probabilities(steps, open_NL)
-        committed_NL = torch.from_numpy(steps.committed_NL)
+        committed_NL = torch.from_numpy(steps.committed_NL).to(open_NL.device)
         return reference_log_prob(committed_NL, open_NL, reference_NL, family=self._reference.family)
 
     def _probabilities(self, steps: PackedSteps, open_NL: Tensor) -> Tensor:
-        return self._reference.probabilities(torch.from_numpy(steps.confidences_NLK.copy()), open_NL)
+        confidences_NLK = torch.from_numpy(steps.confidences_NLK.copy()).to(open_NL.device)
+        return self._reference.probabilities(confidences_NLK, open_NL)
 
 
 class GrpoObjective:
@@ -133,20 +134,22 @@ class GrpoObjective:
         left, pull = 1 - progress, config.regulariser
         self._beta = pull.coefficient * (left if pull.anneal == "linear" else 1.0)
         self._bonus = config.entropy_bonus * (left if config.entropy_anneal == "linear" else 1.0)
-        self._advantage_N = torch.from_numpy(batch.advantage_N)
-        self._weight_N = torch.from_numpy(batch.weight_N)
+        self._advantage_N = torch.from_numpy(batch.advantage_N).to(config.device)
+        self._weight_N = torch.from_numpy(batch.weight_N).to(config.device)
         self._coefficient_N: Tensor | None = None
         self.has_trajectory_terms = config.ratio == "trajectory" or pull.kind == "output_kl"
 
     def set_trajectories(self, log_prob_N: Tensor, open_NL: Tensor, tally: Tally) -> None:
         """Takes the log-probabilities of all steps under the present weights, without gradients."""
         config, batch = self._config, self._batch
-        offsets_R = torch.from_numpy(batch.offsets)
+        assert batch.steps is not None, "a rank without rows has no trajectories"
+        device = log_prob_N.device
+        offsets_R = torch.from_numpy(batch.offsets).to(device)
         sum_R = trajectory_sums(log_prob_N, offsets_R).requires_grad_()
-        old_R = trajectory_sums(torch.from_numpy(batch.steps.log_prob_N.copy()), offsets_R)
+        old_R = trajectory_sums(torch.from_numpy(batch.steps.log_prob_N.copy()).to(device), offsets_R)
         loss = sum_R.sum() * 0
         if config.ratio == "trajectory":
-            advantage_R = torch.from_numpy(batch.advantage_R)
+            advantage_R = torch.from_numpy(batch.advantage_R).to(device)
             terms = output_surrogate(
                 sum_R,
                 old_R,
@@ -163,7 +166,7 @@ class GrpoObjective:
             tally.add(divergence=float((sum_R - reference_R).detach().sum()))
             loss = loss + self._beta * term_R.sum() / batch.num_rows
         (slope_R,) = torch.autograd.grad(loss, sum_R)
-        self._coefficient_N = slope_R[torch.from_numpy(batch.row_N)]
+        self._coefficient_N = slope_R[torch.from_numpy(batch.row_N).to(device)]
 
     def loss(self, scored: ScoredSteps, span: slice, tally: Tally) -> Tensor:
         """The span's part of the objective."""
@@ -173,7 +176,7 @@ class GrpoObjective:
         if config.ratio == "step":
             terms = clipped_surrogate(
                 scored.log_prob_N,
-                torch.from_numpy(scored.steps.log_prob_N.copy()),
+                torch.from_numpy(scored.steps.log_prob_N.copy()).to(weight_N.device),
                 self._advantage_N[span],
                 weight_N,
                 clip_low=config.clip_low,
@@ -206,7 +209,7 @@ class ImitationObjective:
     has_trajectory_terms = False
 
     def __init__(self, config: LearnerConfig, batch: UpdateBatch, regulariser: Regulariser | None) -> None:
-        self._weight_N = torch.from_numpy(batch.weight_N)
+        self._weight_N = torch.from_numpy(batch.weight_N).to(config.device)
         self._reference = regulariser if config.imitation.objective == "reference" else None
 
     def set_trajectories(self, log_prob_N: Tensor, open_NL: Tensor, tally: Tally) -> None:

@@ -1,39 +1,96 @@
-"""The run's actors: rollout workers, the learner and the weight store, started together and ended together."""
+"""The run's actors: rollout workers, graders, learner ranks and the weight store, started together and ended together."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import ray
-from ray.actor import ActorHandle
 
-from cluster.runtime import start_actors
-from cluster.weight_store import WeightRecord, WeightStore, start_weight_store
-from learner.actor import LEARNER_CPUS, start_learner
+from cluster.errors import DeadlineExceeded, StopRequested
+from cluster.logs import get_logger
+from cluster.runtime import asked_against_available, check_total
+from cluster.weight_store import WeightRecord, start_weight_store
+from learner.actor import RankSpec
 from learner.config import RunConfig
-from learner.loop import STORE_DEADLINE_S
+from learner.group import LearnerGroup
 from policy.weights import fingerprint
-from rollout_workers.pool import RolloutPool
+from rollout_workers.grader_actor import GraderSpec, start_grader
+from rollout_workers.pool import RolloutPool, grader_settings, worker_settings
 from rollout_workers.rollout import DecodeSettings
 from rollout_workers.worker import WorkerSpec, start_worker
+
+STORE_DEADLINE_S = 60.0
+_KEPT_VERSIONS = 4
+"""Weights that the store holds beyond those that leases may ask for."""
+
+logger = get_logger(__name__)
 
 
 def local_cpus(config: RunConfig) -> int:
     """Logical CPUs of a local Ray: what the actors ask for, whatever the machine has, so that a laptop never waits for a slot."""
-    return math.ceil(config.rollout.cpus_per_worker * config.rollout.num_workers + LEARNER_CPUS) + 1
+    rollout, learner = config.rollout, config.learner
+    workers = rollout.cpus_per_worker * rollout.num_workers
+    graders = rollout.cpus_per_grader * rollout.num_graders
+    return math.ceil(workers + graders + learner.cpus_per_rank * learner.num_ranks) + 1
 
 
 class Services:
-    """The run's actors: rollout workers, the learner and the weight store."""
+    """The run's actors: rollout workers, graders, learner ranks and the weight store."""
 
     def __init__(
-        self, config: RunConfig, canvas_length: int, *, vocabulary_size: int, initial: bytes | None = None
+        self,
+        config: RunConfig,
+        canvas_length: int,
+        *,
+        vocabulary_size: int,
+        initial: bytes | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`initial` is the policy file that the learner starts from."""
+        """Starts all actors; a failure or a stop request leaves none.
+
+        Args:
+            config: the run's.
+            canvas_length: L.
+            vocabulary_size: of the dLLM.
+            initial: the policy file that the learner starts from.
+            should_stop: asked during every wait, here and later; True ends the wait with StopRequested.
+        """
         self._fingerprint = fingerprint(config.policy)
+        self._should_stop = should_stop
+        self._published: WeightRecord | None = None
+        _check_size(config)
+        with ExitStack() as stack:
+            self.store = start_weight_store(keep=config.learner.max_weight_lag + _KEPT_VERSIONS)
+            stack.callback(ray.kill, self.store.actor)
+            self.pool = self._start_pool(config, canvas_length)
+            stack.callback(self.pool.close)
+            # The rollout actors load while the learner does.
+            self.pool.turn(0.0)
+            self.learner = LearnerGroup(
+                RankSpec(config.policy, config.learner, config.seed, vocabulary_size, initial),
+                start_deadline_s=config.rollout.start_deadline_s,
+                tick=self._tick,
+            )
+            stack.callback(self.learner.close)
+            self.pool.start()
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Ends every actor of the run."""
+        self._stack.close()
+
+    def publish(self, version: int, weights: bytes) -> None:
+        """Makes a policy file available to the rollout actors as `version`."""
+        record = WeightRecord.make(version, weights, self._fingerprint)
+        self.store.publish(record, timeout_s=STORE_DEADLINE_S)
+        self._published = record
+
+    def _start_pool(self, config: RunConfig, canvas_length: int) -> RolloutPool:
         rollout = config.rollout
         spec = WorkerSpec(
-            model=config.model,
+            models=config.model_configs,
             settings=DecodeSettings(
                 canvas_length=canvas_length,
                 num_slots=config.decode.num_slots,
@@ -44,46 +101,50 @@ class Services:
             tasks=config.task_configs,
             torch_threads=rollout.torch_threads,
             fingerprint=self._fingerprint,
-            weights_deadline_s=STORE_DEADLINE_S,
+            weights_deadline_s=rollout.weights_deadline_s,
+            grades=rollout.num_graders == 0,
         )
-        self.store: WeightStore = start_weight_store()
+        grading = GraderSpec(config.reward, config.task_configs, canvas_length)
+        return RolloutPool(
+            rollout,
+            start_worker=lambda models: start_worker(spec.hosting(models), self.store, rollout),
+            models=list(config.model_configs),
+            start_grader=(lambda: start_grader(grading, rollout)) if rollout.num_graders else None,
+            tick=self._tick,
+            on_idle=self._heal,
+        )
 
-        def new_learner() -> ActorHandle:
-            return start_learner(
-                config.policy, config.learner, seed=config.seed, vocabulary_size=vocabulary_size, initial=initial
+    def _tick(self) -> None:
+        if self._should_stop():
+            raise StopRequested("stopped")
+
+    def _heal(self) -> None:
+        """Gives a store that was restarted the present weights again; without them no rollout actor goes on."""
+        record = self._published
+        if record is None:
+            return
+        try:
+            newest = self.store.latest_version(STORE_DEADLINE_S)
+            if newest is None or newest < record.version:
+                logger.warning("%s lost its weights; version %d is published again", self.store.name, record.version)
+                self.store.publish(record, timeout_s=STORE_DEADLINE_S)
+        except DeadlineExceeded as error:
+            logger.warning("%s", error)
+
+
+def _check_size(config: RunConfig) -> None:
+    """Refuses a run that the cluster is too small for; says when some actors must wait for it to grow."""
+    for settings in (worker_settings(config.rollout), grader_settings(config.rollout)):
+        needed, wanted = (
+            {name: amount * count for name, amount in settings.request.items()}
+            for count in (min(settings.min_actors, settings.max_actors), settings.max_actors)
+        )
+        check_total(f"{settings.min_actors} {settings.name}s", needed)
+        total = ray.cluster_resources()
+        if any(amount > total.get(name, 0.0) + 1e-9 for name, amount in wanted.items()):
+            logger.warning(
+                "not all of %d %ss have a place yet (%s); those that have one begin",
+                settings.max_actors,
+                settings.name,
+                asked_against_available(wanted),
             )
-
-        self.learner = start_actors(
-            [new_learner],
-            deadline_s=rollout.start_deadline_s,
-            what="learner",
-            request={"CPU": LEARNER_CPUS},
-        )[0]
-
-        def new_worker() -> ActorHandle:
-            return start_worker(spec, self.store, rollout)
-
-        actors = start_actors(
-            [new_worker] * rollout.num_workers,
-            deadline_s=rollout.start_deadline_s,
-            what="rollout actors",
-            request={
-                "CPU": rollout.cpus_per_worker * rollout.num_workers,
-                "GPU": rollout.gpus_per_worker * rollout.num_workers,
-            },
-        )
-        self.pool = RolloutPool(
-            actors,
-            replace=new_worker,
-            max_replacements=rollout.max_replacements,
-            lease_deadline_s=rollout.lease_deadline_s,
-        )
-
-    def close(self) -> None:
-        """Ends every actor of the run."""
-        self.pool.close()
-        ray.kill(self.learner)
-        ray.kill(self.store.actor)
-
-    def publish(self, version: int, weights: bytes) -> None:
-        self.store.publish(WeightRecord.make(version, weights, self._fingerprint), timeout_s=STORE_DEADLINE_S)

@@ -1,7 +1,8 @@
 """The learner proper, without Ray: a network, its optimiser, and updates on packed steps.
 
 An update is GRPO on a batch of groups (`update`) or supervised learning of a heuristic's rollouts (`imitate`). Gradients of
-micro-batches are sums that already carry their weights, so the split does not change the update.
+micro-batches are sums that already carry their weights, so neither the split into micro-batches nor the one into ranks changes the
+update.
 
 Shapes: `R` rows, `N` packed steps, `L` canvas positions.
 """
@@ -9,7 +10,7 @@ Shapes: `R` rows, `N` packed steps, `L` canvas positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.metrics import Count, Gauge, Maximum, Mean, Metric
-from learner.batching import UpdateBatch, make_update_batch
+from learner.batching import UpdateBatch, take_share
 from learner.config import LearnerConfig
 from learner.objective import GrpoObjective, ImitationObjective, Objective, Regulariser, Tally
+from learner.ranks import OneRank, Ranks
+from learner.update_plan import UpdatePlan, UpdateRows, make_update_plan
 from policy.config import PolicyConfig
 from policy.factory import make_network
 from policy.learned import ScoredSteps, make_distribution, score_steps
@@ -36,10 +39,18 @@ class Trainer:
     """Owns the policy being trained."""
 
     def __init__(
-        self, policy: PolicyConfig, config: LearnerConfig, *, seed: int, vocabulary_size: int | None = None
+        self,
+        policy: PolicyConfig,
+        config: LearnerConfig,
+        *,
+        seed: int,
+        vocabulary_size: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        """`ranks` are the processes that learn together; without any, this one learns alone."""
         self.config = config
-        self.network = make_network(policy, seed=seed).train()
+        self.ranks: Ranks = ranks or OneRank()
+        self.network = make_network(policy, seed=seed).to(config.device).train()
         self.distribution = make_distribution(policy)
         self._behaviour = Behaviour(config.steering.mode, config.policy_share)
         self._regulariser = None
@@ -60,55 +71,76 @@ class Trainer:
     def update(
         self, parts: Sequence[TrajectoryBatch], reward_R: NDArray[np.float64], valid_R: NDArray[np.bool_]
     ) -> dict[str, Metric]:
-        """mu optimiser steps on one batch of rollouts; returns what was learned from, and how."""
-        config = self.config
-        batch = make_update_batch(
-            parts,
-            reward_R,
-            valid_R,
-            advantage=config.advantage,
-            normaliser=config.normaliser,
-            keep_all=config.needs_every_row,
-        )
-        metrics: dict[str, Metric] = {
-            "zero_variance_share": Mean(batch.advantages.num_zero_groups, batch.advantages.num_groups),
-            "group_reward_std": Mean(
-                batch.advantages.sum_std, batch.advantages.num_groups - batch.advantages.num_small_groups
-            ),
-            "dropped_groups": Count(batch.advantages.num_small_groups),
-        }
-        if num_experts := int(batch.expert_R.sum()):
-            metrics["expert_advantage"] = Mean(float(batch.advantage_R[batch.expert_R].sum()), num_experts)
-        objective = GrpoObjective(config, batch, self.distribution, self._regulariser, progress=self._progress())
-        return metrics | self._optimise(batch, objective)
+        """mu optimiser steps on one batch of rollouts, all of them at hand; returns what was learned from, and how."""
+        rows = UpdateRows.of([part.rows for part in parts], reward_R.tolist(), valid_R.tolist())
+        return self.learn(rows, lambda numbers: [parts[number] for number in numbers])
 
     def imitate(self, parts: Sequence[TrajectoryBatch]) -> dict[str, Metric]:
-        """mu supervised optimiser steps on a heuristic's rollouts."""
-        num_rows, config = sum(len(part.rows) for part in parts), self.config
-        batch = make_update_batch(
-            parts,
-            np.zeros(num_rows),
-            np.ones(num_rows, bool),
-            advantage=config.advantage,
-            normaliser=config.normaliser,
-            keep_all=True,
-        )
-        return self._optimise(batch, ImitationObjective(config, batch, self._regulariser))
+        """mu supervised optimiser steps on a heuristic's rollouts, all of them at hand."""
+        num_rows = sum(len(part.rows) for part in parts)
+        rows = UpdateRows.of([part.rows for part in parts], [0.0] * num_rows, [True] * num_rows)
+        return self.learn(rows, lambda numbers: [parts[number] for number in numbers], imitate=True)
+
+    def learn(
+        self, rows: UpdateRows, fetch: Callable[[list[int]], Sequence[TrajectoryBatch]], *, imitate: bool = False
+    ) -> dict[str, Metric]:
+        """One update on this rank's share of `rows`; every rank must be called with the same rows.
+
+        Args:
+            rows: all rows of the update.
+            fetch: gives the lease results with these numbers; asked once, for those that hold rows of this rank.
+            imitate: supervised learning, whatever the rows earned.
+
+        Returns:
+            This rank's part of the metrics: those of all ranks, reduced, are the update's.
+        """
+        config, ranks = self.config, self.ranks
+        plan = self._plan(rows, imitate=imitate)
+        batch = take_share(plan, plan.share(ranks.rank, ranks.num_ranks), rows, fetch)
+        if imitate:
+            return self._optimise(batch, ImitationObjective(config, batch, self._regulariser))
+        objective = GrpoObjective(config, batch, self.distribution, self._regulariser, progress=self._progress())
+        return self._describe(batch) | self._optimise(batch, objective)
+
+    def needs(self, rows: UpdateRows, *, imitate: bool = False) -> list[int]:
+        """The numbers of the lease results that `learn` will ask for."""
+        plan = self._plan(rows, imitate=imitate)
+        share = plan.share(self.ranks.rank, self.ranks.num_ranks)
+        return [int(number) for number in np.unique(rows.part_R[plan.kept_K[share.start : share.stop]])]
+
+    def _plan(self, rows: UpdateRows, *, imitate: bool) -> UpdatePlan:
+        config = self.config
+        keep_all = imitate or config.needs_every_row
+        return make_update_plan(rows, advantage=config.advantage, normaliser=config.normaliser, keep_all=keep_all)
+
+    def _describe(self, batch: UpdateBatch) -> dict[str, Metric]:
+        """What the whole update has to learn from: said by one rank, but for the experts' rows, of which each has its own."""
+        advantages = batch.advantages
+        metrics: dict[str, Metric] = {}
+        if self.ranks.rank == 0:
+            metrics["zero_variance_share"] = Mean(advantages.num_zero_groups, advantages.num_groups)
+            metrics["group_reward_std"] = Mean(advantages.sum_std, advantages.num_groups - advantages.num_small_groups)
+            metrics["dropped_groups"] = Count(advantages.num_small_groups)
+        if num_experts := int(batch.expert_R.sum()):
+            metrics["expert_advantage"] = Mean(float(batch.advantage_R[batch.expert_R].sum()), num_experts)
+        return metrics
 
     def _optimise(self, batch: UpdateBatch, objective: Objective) -> dict[str, Metric]:
         """mu optimiser steps; an empty batch moves neither weights nor schedule."""
-        num_steps = len(batch.steps)
-        num_empty = int((~batch.steps.committed_NL.any(1)).sum())
+        num_steps = batch.num_steps
+        num_empty = int((~batch.steps.committed_NL.any(1)).sum()) if batch.steps is not None else 0
         metrics: dict[str, Metric] = {"learned_steps": Count(num_steps), "empty_share": Mean(num_empty, num_steps)}
-        for iteration in range(self.config.num_iterations if num_steps else 0):
+        for iteration in range(self.config.num_iterations if batch.num_update_steps else 0):
             tally = Tally()
             grad_norm = self._optimizer_step(batch, objective, tally)
             if iteration == 0:
                 metrics |= tally.means(num_steps, without=_OF_LATER_ITERATIONS)
+                # Of weights that did not decide, the ratio is not 1 even without an error.
+                gap = "stale_ratio_gap" if self.config.max_weight_lag else "first_ratio_gap"
                 metrics |= {
-                    "first_ratio_gap": Maximum(tally.max_ratio_gap),
+                    gap: Maximum(tally.max_ratio_gap),
                     "grad_norm": Gauge(grad_norm),
-                    "loss": Gauge(tally.loss),
+                    "loss": Count(tally.loss),
                 }
             else:
                 metrics |= tally.means(num_steps, only=_OF_LATER_ITERATIONS)
@@ -119,14 +151,17 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        expert_N = torch.from_numpy(batch.expert_R[batch.row_N]) if objective.mixes_experts else None
-        if objective.has_trajectory_terms:
+        expert_N = None
+        if objective.mixes_experts:
+            expert_N = torch.from_numpy(batch.expert_R[batch.row_N]).to(self.config.device)
+        if objective.has_trajectory_terms and batch.num_steps:
             with torch.no_grad():
                 parts = [self._score(batch, span, expert_N) for span in self._spans(batch)]
             log_prob_N = torch.cat([part.log_prob_N for part in parts])
             objective.set_trajectories(log_prob_N, torch.cat([part.open_NL for part in parts]), tally)
         for span in self._spans(batch):
             objective.loss(self._score(batch, span, expert_N), span, tally).backward()
+        self.ranks.sum_gradients(list(self.network.parameters()))
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.num_optimizer_steps += 1
@@ -137,6 +172,7 @@ class Trainer:
 
     def _score(self, batch: UpdateBatch, span: slice, expert_N: Tensor | None) -> ScoredSteps:
         """The steps of a span under the present weights; experts' decisions as parts of the mixture."""
+        assert batch.steps is not None, "a span is one of steps"
         scored = score_steps(self.network, self.distribution, batch.steps.select(span))
         if expert_N is None or not expert_N[span].any():
             return scored

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from policy.heuristics import top_k
+from policy.heuristics.choice import top_k
 
 
 def most_confident(confidences_NLK: Tensor, eligible_NL: Tensor, num_candidates: int) -> Tensor:

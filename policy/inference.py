@@ -27,6 +27,11 @@ class InferenceConfig:
         """Whether decisions are those of training, which re-scoring reproduces."""
         return self.selection == "draw" and self.prob_scale == 1.0
 
+    @property
+    def draws(self) -> bool:
+        """Whether decisions depend on noise."""
+        return self.selection == "draw"
+
     def check(self, policy: PolicyConfig, *, where: str = "inference") -> None:
         """Raises ValueError where the policy's distribution does not allow these settings."""
         selections = ["draw"]

@@ -128,7 +128,7 @@ def make_reference(
         return SoftmaxConfidence(tau=parameter, vocabulary_size=vocabulary_size)
     if not 0 < smoothing < 0.5:
         raise ValueError(f"smoothing of reference {name!r} is {smoothing!r}; allowed: a number in (0, 0.5)")
-    from policy.heuristics import Factor, Threshold
+    from policy.heuristics.thresholds import Factor, Threshold
 
     heuristic = Factor(factor=parameter) if name == "factor" else Threshold(tau=parameter)
     return SmoothedHeuristic(heuristic, smoothing=smoothing)

@@ -6,7 +6,8 @@ The engine's loop, which is all that calls it:
     decision = unmasker.decide(observation)
     canvas = where(decision.commit, predicted tokens, canvas)
 
-A decision depends on its own row alone: rows of one batch never influence each other.
+A decision depends on its own row alone: rows of one batch never influence each other. An unmasker keeps nothing between calls:
+what a sampler must remember of a row goes out with the decision and comes back with the row's next observation.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Decision:
     """Which positions each row commits."""
 
     commit_BL: Tensor
-    """bool, a subset of the observation's `eligible_BL`."""
+    """bool, a subset of the observation's `eligible_BL` (of all positions where `needs.rewrites`)."""
     log_prob_B: Tensor
     """float32 exact log-probability of the decision; 0 for deterministic unmaskers."""
     num_near_ties_B: Tensor
@@ -37,8 +38,12 @@ class Decision:
     """int16 order of choice, from 1 and 0 where nothing is committed: of distributions whose likelihood knows the order."""
     remask_BL: Tensor | None = None
     """bool, committed positions to mask again (samplers that revise)."""
-    next_block_length_B: Tensor | None = None
-    """int64, for unmaskers that choose their own blocks."""
+    token_ids_BL: Tensor | None = None
+    """int64 tokens to commit instead of the predicted ones."""
+    extra_nfe_B: Tensor | None = None
+    """int64 forward passes of other models; those of `RowContext.lookahead` count by themselves."""
+    memory: tuple[object, ...] | None = None
+    """One record per row, for that row's next observation."""
 
 
 class Unmasker(Protocol):

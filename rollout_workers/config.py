@@ -109,11 +109,34 @@ class RewardConfig:
 class RolloutConfig:
     """The pool of rollout actors."""
 
-    num_workers: int = setting(2, minimum=1)
+    num_workers: int = setting(2, help="rollout actors; fewer do the same work", minimum=1)
+    min_workers: int = setting(1, help="the run starts with these, and ends when it cannot keep them", minimum=1)
     cpus_per_worker: float = setting(1.0, above=0.0)
-    gpus_per_worker: float = setting(0.0, minimum=0.0)
+    gpus_per_worker: float = setting(0.0, help="may be a fraction", minimum=0.0)
+    worker_labels: dict[str, str] = setting({}, help="Ray labels that the nodes of rollout actors must have")
     torch_threads: int = setting(1, help="per actor; part of what makes a run bitwise reproducible", minimum=1)
+    num_graders: int = setting(0, help="actors that grade; 0 grades in the rollout actors", minimum=0)
+    cpus_per_grader: float = setting(0.1, above=0.0)
+    grader_labels: dict[str, str] = setting({}, help="Ray labels that the nodes of graders must have")
     lease_groups: int = setting(2, help="groups per lease; a lease is decoded as one batch of work", minimum=1)
-    start_deadline_s: float = setting(180.0, help="for all actors to load their model", above=0.0)
-    lease_deadline_s: float = setting(600.0, help="for one lease, from dispatch to result", above=0.0)
-    max_replacements: int = setting(4, help="dead actors replaced before the run gives up", minimum=0)
+    start_deadline_s: float = setting(
+        180.0, help="for min_workers actors to load their model, and for places in the cluster", above=0.0
+    )
+    lease_deadline_s: float = setting(
+        600.0, help="for one lease, while it runs; then its actor is replaced and another runs it", above=0.0
+    )
+    grade_deadline_s: float = setting(
+        600.0, help="the same for the grades of a lease, in graders of their own", above=0.0
+    )
+    straggler_factor: float = setting(
+        4.0, help="a lease that runs this many times the median is also given to an idle actor; 0: never", minimum=0.0
+    )
+    max_replacements: int = setting(4, help="of one actor in a row, without a finished lease in between", minimum=0)
+    weights_deadline_s: float = setting(60.0, help="for an actor to get a version of the weights", above=0.0)
+
+    def validate(self, where: str) -> None:
+        """No more actors needed than there may be."""
+        if self.min_workers > self.num_workers:
+            raise UserError(
+                f"config key '{where}.min_workers' is {self.min_workers}; allowed: at most num_workers = {self.num_workers}"
+            )

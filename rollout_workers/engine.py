@@ -5,7 +5,8 @@
            unmasker.decide                      which positions each row commits
            LiveRows.retire                      rows whose canvas is clean leave
 
-A row's result does not depend on the rows beside it. NFE of a row = forward passes in which it was live.
+A row's result does not depend on the rows beside it. NFE of a row = forward passes in which it was live, and those that its sampler
+asked for beside them.
 
 Shapes: `B` live rows, `L` canvas positions, `K` confidences, `N` packed steps.
 """
@@ -13,8 +14,8 @@ Shapes: `B` live rows, `L` canvas positions, `K` confidences, `N` packed steps.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from cluster.metrics import TimeStates
 from policy.noise import Stream, uniforms
-from policy.observation import Observation
+from policy.observation import Observation, RowContext
 from policy.recording import pack_step
 from policy.scope import Scope
 from policy.trajectory import PackedSteps
@@ -31,12 +32,12 @@ from policy.unmasker import Decision, Unmasker
 from rollout_workers.models.base import FrozenDLLM, Prediction
 from rollout_workers.scheduler import Scheduler
 from rollout_workers.sequence import LiveRows, Sequence, SequenceStatus
-from rollout_workers.trace import Tracer
+from rollout_workers.view import FORWARD, RowsAhead, observe, special_arguments, verified
 
 EosPolicy = Literal["full", "stop"]
 
-FORWARD, POLICY, SCHEDULING = "forward", "policy", "scheduling"
-"""The engine's exclusive time states."""
+POLICY, SCHEDULING = "policy", "scheduling"
+"""The engine's exclusive time states, beside `FORWARD`."""
 
 
 @dataclass(slots=True)
@@ -58,6 +59,16 @@ class Decoded:
     steps: PackedSteps | None
     offsets: NDArray[np.int64] | None
     stats: EngineStats
+
+
+class Watcher(Protocol):
+    """Looks on, and changes nothing."""
+
+    def observe(
+        self, rows: LiveRows, wanted_BL: Tensor, predicted_BL: Tensor, observation: Observation, decision: Decision
+    ) -> None:
+        """One step, before its decision is applied; `predicted_BL` holds the tokens that would be committed."""
+        ...
 
 
 class Engine:
@@ -82,6 +93,8 @@ class Engine:
         eos: EosPolicy = "full",
         clock: TimeStates | None = None,
     ) -> None:
+        if eos == "stop" and unmasker.needs.rewrites:
+            raise ValueError("eos is 'stop'; allowed: 'full' with a sampler that holds several canvases per row")
         self._model = model
         self._unmasker = unmasker
         self._num_slots = num_slots
@@ -90,7 +103,7 @@ class Engine:
         self._clock = clock or TimeStates(SCHEDULING)
 
     @torch.no_grad()
-    def decode(self, sequences: Iterable[Sequence], *, record: bool = False, tracer: Tracer | None = None) -> Decoded:
+    def decode(self, sequences: Iterable[Sequence], *, record: bool = False, tracer: Watcher | None = None) -> Decoded:
         """Decodes all `sequences`, which share one canvas length, until none is left; a `tracer` watches."""
         submitted = tuple(sequences)
         lengths = {len(sequence.canvas_ids) for sequence in submitted}
@@ -105,9 +118,9 @@ class Engine:
         stats = EngineStats()
         with self._clock.state(SCHEDULING):
             while self._admit(rows, scheduler):
-                self._step(rows, recorder, tracer)
+                num_extra = self._step(rows, recorder, tracer)
                 stats.num_steps += 1
-                stats.num_row_forwards += len(rows)
+                stats.num_row_forwards += len(rows) + num_extra
                 if scheduler.num_waiting:
                     stats.num_queued_steps += 1
                     stats.num_queued_row_forwards += len(rows)
@@ -122,35 +135,60 @@ class Engine:
             rows.retire(self._ended(rows))
         return len(rows) > 0
 
-    def _step(self, rows: LiveRows, recorder: _Recorder | None, tracer: Tracer | None) -> None:
+    def _step(self, rows: LiveRows, recorder: _Recorder | None, tracer: Watcher | None) -> int:
+        """One decision of every live row; returns the passes beyond one per row."""
+        needs = self._unmasker.needs
         masked_BL = rows.masked_BL()
-        eligible_BL = masked_BL & rows.block_window_BL(masked_BL)
+        window_BL = rows.block_window_BL(masked_BL)
+        eligible_BL = masked_BL if needs.own_blocks else masked_BL & window_BL
         wanted_BL = {Scope.BLOCK: eligible_BL, Scope.MASKED: masked_BL, Scope.CANVAS: torch.ones_like(masked_BL)}[
-            self._unmasker.needs.scope
+            needs.scope
         ]
         with self._clock.state(FORWARD):
-            prediction = self._predict(rows, wanted_BL)
+            prediction = self._predict(rows, wanted_BL, window_BL)
+        ahead = RowsAhead(self._model, needs, rows, num_slots=self._num_slots, clock=self._clock)
         with self._clock.state(POLICY):
             observation = observe(
                 prediction, wanted_BL, masked_BL=masked_BL, eligible_BL=eligible_BL, nfe_B=rows.nfe_B, keys_B=rows.key_B
             )
+            observation = replace(observation, rows=self._context(rows, window_BL, ahead))
+            if prediction.shadow_M is not None:
+                verified_BL = verified(prediction.shadow_M, window_BL, rows.written_BL())
+                observation = replace(observation, verified_BL=verified_BL)
             decision = self._unmasker.decide(observation)
         predicted_BL = rows.canvas_BL.clone()
         predicted_BL[wanted_BL] = prediction.token_ids_N
+        if decision.token_ids_BL is not None:
+            predicted_BL = torch.where(decision.commit_BL, decision.token_ids_BL, predicted_BL)
         if tracer is not None:
             tracer.observe(rows, wanted_BL, predicted_BL, observation, decision)
-        rows.canvas_BL = torch.where(decision.commit_BL, predicted_BL, rows.canvas_BL)
-        rows.nfe_B = rows.nfe_B + 1
-        rows.order_BL = torch.where(decision.commit_BL, rows.nfe_B.unsqueeze(1), rows.order_BL)
-        rows.num_near_ties_B = rows.num_near_ties_B + decision.num_near_ties_B
+        extra_B = ahead.num_passes_B if decision.extra_nfe_B is None else ahead.num_passes_B + decision.extra_nfe_B
+        rows.apply(decision, predicted_BL, 1 + extra_B)
         if recorder:
             recorder.record(rows, observation, decision)
+        has_extra = needs.lookahead or decision.extra_nfe_B is not None
+        return int(extra_B.sum()) if has_extra else 0
 
-    def _predict(self, rows: LiveRows, wanted_BL: Tensor) -> Prediction:
+    def _context(self, rows: LiveRows, window_BL: Tensor, ahead: RowsAhead) -> RowContext:
+        return RowContext(
+            canvas_BL=rows.canvas_BL,
+            written_BL=rows.written_BL(),
+            window_BL=window_BL,
+            block_length_B=rows.block_length_B,
+            prompt_BP=rows.prompt_BP,
+            prompt_length_B=rows.prompt_length_B,
+            memory=tuple(rows.memory),
+            lookahead=ahead,
+        )
+
+    def _predict(self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor) -> Prediction:
         token_uniforms_N = None
         if self._token_temperature > 0:
             token_uniforms_N = uniforms(rows.key_B, rows.nfe_B, wanted_BL.shape[1], Stream.TOKEN)[wanted_BL]
         needs = self._unmasker.needs
+        special = special_arguments(needs)
+        if needs.verified:
+            special["shadow_BL"] = window_BL
         return self._model.predict(
             rows.prompt_BP,
             rows.prompt_length_B,
@@ -162,13 +200,14 @@ class Engine:
             with_hidden=needs.hidden,
             token_temperature=self._token_temperature,
             token_uniforms_N=token_uniforms_N,
+            **special,
         )
 
     def _ended(self, rows: LiveRows) -> dict[int, SequenceStatus]:
         """The rows that are done, and how; this is the step's one synchronisation with the device."""
         masked_BL = rows.masked_BL()
         is_clean_B = ~masked_BL.any(1)
-        is_limit_B = rows.nfe_B >= rows.step_limit_B
+        is_limit_B = rows.num_steps_B >= rows.step_limit_B
         is_stop_B = torch.zeros_like(is_clean_B)
         if self._eos == "stop":
             spec = self._model.spec
@@ -187,44 +226,6 @@ class Engine:
             elif limit:
                 ended[row] = SequenceStatus.STEP_LIMIT
         return ended
-
-
-def observe(
-    prediction: Prediction,
-    wanted_BL: Tensor,
-    *,
-    masked_BL: Tensor,
-    eligible_BL: Tensor,
-    nfe_B: Tensor,
-    keys_B: Tensor,
-) -> Observation:
-    """Scatters the predictions over the canvas; positions that were not asked for report a certain prediction."""
-    B, L = masked_BL.shape
-    K = prediction.confidences_NK.shape[1]
-    dtype = prediction.confidences_NK.dtype
-    confidences_BLK = torch.zeros(B, L, K, dtype=dtype, device=masked_BL.device)
-    confidences_BLK[:, :, 0] = 1.0
-    confidences_BLK[wanted_BL] = prediction.confidences_NK
-    return Observation(
-        masked_BL=masked_BL,
-        eligible_BL=eligible_BL,
-        confidences_BLK=confidences_BLK.float(),
-        log_odds_BL=_scatter(prediction.log_odds_N, wanted_BL, torch.inf),
-        nfe_B=nfe_B,
-        time_B=nfe_B.float() / L,
-        keys_B=keys_B,
-        entropy_BL=None if prediction.entropy_N is None else _scatter(prediction.entropy_N, wanted_BL, 0.0).float(),
-        margin_BL=None if prediction.margin_N is None else _scatter(prediction.margin_N, wanted_BL, 1.0).float(),
-        hidden_BLD=None if prediction.hidden_ND is None else _scatter(prediction.hidden_ND, wanted_BL, 0.0).float(),
-    )
-
-
-def _scatter(values_N: Tensor, wanted_BL: Tensor, elsewhere: float) -> Tensor:
-    """`[B, L]`, or `[B, L, D]` of vectors, with the values at the wanted positions."""
-    shape = (*wanted_BL.shape, *values_N.shape[1:])
-    values_BL = torch.full(shape, elsewhere, dtype=values_N.dtype, device=values_N.device)
-    values_BL[wanted_BL] = values_N
-    return values_BL
 
 
 class _Recorder:

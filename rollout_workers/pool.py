@@ -1,149 +1,301 @@
-"""Hands leases to rollout actors and gets every one of them back.
+"""Hands leases to rollout actors that host their model, what they decoded to graders, and gets every lease back once.
 
-Each actor has up to `IN_FLIGHT` leases, so it never waits for the driver. A dead actor is replaced (up to a budget) and its leases
-are dispatched again: a lease's result depends on nothing but the lease. A lease that is not back by its deadline is an error that
-names it. Who ends each wait: a result, an actor's death, or the lease deadline.
+    submit -> rollout actor: decode [, grade] -> grader, where these are apart -> results of the batch
+
+A lease's result depends on nothing but the lease, so it may be run again anywhere: `cluster.actor_pool` says when, and who ends
+each wait. Whatever runs in a pool goes on only inside `turn`, which the driver calls while it waits for anything.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
 
-from cluster.errors import DeadlineExceeded, RunFailure
-from cluster.logs import get_logger
+from cluster.actor_pool import ActorPool, Done, PoolSettings
+from cluster.errors import RunFailure
 from cluster.runtime import wait_for
+from cluster.waiting import Wait
+from rollout_workers.config import RolloutConfig
+from rollout_workers.hosting import MAIN, section_of, spread
 from rollout_workers.rollout import Lease, LeaseSummary
 
-IN_FLIGHT = 2
-_POLL_S = 5.0
+_SLICE_S = 0.5
+_IDLE_S = 5.0
 
-logger = get_logger(__name__)
-
-
-class PoolExhausted(RunFailure):
-    """More actors died than the replacement budget allows."""
+Result = tuple[LeaseSummary, Any]
+"""A lease's summary, and a reference to its trajectories."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """One dispatched lease."""
+class LeaseFailed(RunFailure):
+    """A lease that no actor could finish."""
 
-    lease: Lease
-    actor: ActorHandle
-    trajectories: Any
-    dispatched_at: float
+
+@dataclass(slots=True)
+class Batch:
+    """Leases that belong together."""
+
+    results: deque[Result] = field(default_factory=deque)
+    """Those that came back and nobody took yet."""
+    failures: list[tuple[Lease, str]] = field(default_factory=list)
+    """Those that were given up, and why."""
+    num_open: int = 0
 
 
 class RolloutPool:
-    """The live actors and the leases they hold."""
+    """Rollout actors, and graders if these are apart."""
 
     def __init__(
         self,
-        actors: Sequence[ActorHandle],
+        config: RolloutConfig,
         *,
-        replace: Callable[[], ActorHandle],
-        max_replacements: int,
-        lease_deadline_s: float,
+        start_worker: Callable[[tuple[str, ...]], ActorHandle],
+        models: Sequence[str] = (MAIN,),
+        start_grader: Callable[[], ActorHandle] | None = None,
+        tick: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
+        gives_up_errors: bool = False,
     ) -> None:
-        self._actors = list(actors)
-        self._replace = replace
-        self._num_replacements_left = max_replacements
-        self._lease_deadline_s = lease_deadline_s
-        self.num_replaced = 0
+        """The models are spread over the actors, and `start_worker` is given those that its actor is to host.
+
+        With more than one model no actor can do without the others, so all of them are needed, whatever `min_workers` says.
+        `tick` is called in every turn, and what it raises ends the wait; `on_idle` while nothing comes back. With
+        `gives_up_errors` a lease whose decoding raises an error is given up, which otherwise is raised here.
+        """
+        hosted = spread(list(models), config.num_workers)
+        settings = replace(worker_settings(config), gives_up_errors=gives_up_errors)
+        self._workers = ActorPool(
+            settings if len(models) == 1 else replace(settings, min_actors=config.num_workers),
+            start=lambda place: start_worker(hosted[place]),
+            call=_run,
+            describe=_describe,
+            fits=lambda place, lease: lease.model in hosted[place],
+        )
+        self._graders: ActorPool | None = None
+        if start_grader is not None:
+            self._graders = ActorPool(
+                grader_settings(config),
+                start=lambda place: start_grader(),
+                call=_grade,
+                describe=lambda done: f"grades of {done[0].lease.id}",
+            )
+        self._tick = tick
+        self._on_idle = on_idle
+        self._batch_of: dict[int, Batch] = {}
+        self._grading: dict[int, tuple[int, Any]] = {}
+        """Ticket of a grader -> (ticket of the lease, reference to its trajectories)."""
+        self._wait = Wait("the first result", deadline_s=float("inf"))
+        self._idle_at = time.monotonic() + _IDLE_S
+        self.seconds: dict[str, dict[str, float]] = {}
+        """Actor -> its exclusive time states, from its start to its last result."""
 
     @property
     def num_actors(self) -> int:
-        return len(self._actors)
+        """Rollout actors that are ready."""
+        return self._workers.num_live
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often actors were replaced and leases given out twice."""
+        pools = {"rollout actors": self._workers} | ({"graders": self._graders} if self._graders else {})
+        return {
+            f"{name} {what}": getattr(pool, f"num_{what}")
+            for name, pool in pools.items()
+            for what in ("replaced", "reissued", "duplicates")
+        }
+
+    def start(self) -> None:
+        """Waits until as many actors are ready as the run needs at least; the others join when they are."""
+        while self._workers.is_short or (self._graders is not None and self._graders.is_short):
+            self.turn(_SLICE_S)
 
     def close(self) -> None:
         """Ends all actors."""
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors.clear()
+        for pool in self._pools:
+            pool.close()
+
+    def submit(
+        self,
+        leases: Sequence[Lease],
+        *,
+        first: bool = False,
+        at_dispatch: Callable[[Lease], Lease] = lambda lease: lease,
+    ) -> Batch:
+        """Takes leases; `first` puts them before those that wait, `at_dispatch` gives a lease its last touch when it leaves."""
+        batch = Batch(num_open=len(leases))
+        for ticket in self._workers.submit(leases, first=first, at_dispatch=at_dispatch):
+            self._batch_of[ticket] = batch
+        return batch
+
+    def forget(self, batch: Batch) -> None:
+        """Nobody waits for this batch any more."""
+        tickets = [ticket for ticket, owner in self._batch_of.items() if owner is batch]
+        self._workers.forget(tickets)
+        if self._graders is not None:
+            self._graders.forget([grading for grading, (ticket, _) in self._grading.items() if ticket in tickets])
+        self._grading = {grading: each for grading, each in self._grading.items() if each[0] not in tickets}
+        for ticket in tickets:
+            del self._batch_of[ticket]
+        batch.num_open = 0
+
+    def turn(self, timeout_s: float, also: Sequence[Any] = ()) -> None:
+        """Hands out and takes in what there is; waits until something comes back or one of `also` is done."""
+        self._tick()
+        for pool in self._pools:
+            pool.dispatch()
+        references = [*also, *(reference for pool in self._pools for reference in pool.references())]
+        if references:
+            ray.wait(references, num_returns=1, timeout=timeout_s)
+        else:
+            time.sleep(min(timeout_s, 0.05))
+        num_results = 0
+        for done in self._workers.collect():
+            num_results += 1
+            self._decoded(done)
+        for done in self._graders.collect() if self._graders is not None else ():
+            num_results += 1
+            self._graded(done)
+        self._say(num_results)
 
     def call_each(self, function: Callable[[], Any], *, deadline_s: float, what: str) -> list[Any]:
-        """What `function()` returns inside each actor."""
-        references = [actor.__ray_call__.remote(_ignoring_actor, function) for actor in self._actors]
+        """What `function()` returns inside each rollout actor that is ready."""
+        references = [actor.__ray_call__.remote(_ignoring_actor, function) for actor in self._workers.actors]
         return wait_for(references, deadline_s=deadline_s, what=what)
 
     def run(
         self, leases: Sequence[Lease], *, on_failure: Callable[[Lease, str], None] | None = None
-    ) -> Iterator[tuple[LeaseSummary, Any]]:
-        """Yields (summary, reference to the trajectories) of each lease exactly once, in order of completion.
+    ) -> Iterator[Result]:
+        """Yields each lease's result exactly once, in order of completion, before leases that wait.
 
-        A lease that raised an error is told to `on_failure`, and the others go on; without it the error is raised.
+        A lease that was given up is told to `on_failure`; without it LeaseFailed is raised.
         """
-        waiting = deque(leases)
-        flights: dict[Any, _Flight] = {}
-        while waiting or flights:
-            self._dispatch(waiting, flights)
-            done, _ = ray.wait(list(flights), num_returns=1, timeout=_POLL_S)
-            self._check_deadlines(flights)
-            for reference in done:
-                flight = flights.pop(reference)
-                try:
-                    summary = ray.get(reference)
-                except RayActorError as error:
-                    logger.warning("rollout actor died with lease %d: %s", flight.lease.id, _first_line(error))
-                    self._recover(flight, waiting, flights)
-                    break
-                except RayTaskError as error:
-                    if on_failure is None:
-                        raise
-                    on_failure(flight.lease, str(error).strip().rpartition("\n")[2])
-                    continue
-                yield summary, flight.trajectories
+        batch = self.submit(leases, first=True)
+        try:
+            while batch.num_open or batch.results:
+                while batch.results:
+                    yield batch.results.popleft()
+                _tell_failures(batch, on_failure)
+                if batch.num_open:
+                    self.turn(_SLICE_S)
+            _tell_failures(batch, on_failure)
+        finally:
+            self.forget(batch)
 
-    def _dispatch(self, waiting: deque[Lease], flights: dict[Any, _Flight]) -> None:
-        held = {id(actor): 0 for actor in self._actors}
-        for flight in flights.values():
-            held[id(flight.actor)] += 1
-        while waiting:
-            actor = min(self._actors, key=lambda candidate: held[id(candidate)])
-            if held[id(actor)] >= IN_FLIGHT:
-                return
-            lease = waiting.popleft()
-            references: Any = actor.run.options(num_returns=2).remote(lease)
-            flights[references[0]] = _Flight(lease, actor, references[1], time.monotonic())
-            held[id(actor)] += 1
+    @property
+    def _pools(self) -> list[ActorPool]:
+        return [self._workers] + ([self._graders] if self._graders is not None else [])
 
-    def _recover(self, lost: _Flight, waiting: deque[Lease], flights: dict[Any, _Flight]) -> None:
-        """Replaces a dead actor and puts its unfinished leases back at the head of the queue."""
-        references = [reference for reference, flight in flights.items() if flight.actor is lost.actor]
-        leases = [lost.lease, *(flights.pop(reference).lease for reference in references)]
-        waiting.extendleft(sorted(leases, key=lambda lease: -lease.id))
-        self._actors = [actor for actor in self._actors if actor is not lost.actor]
-        if self._num_replacements_left > 0:
-            self._num_replacements_left -= 1
-            self.num_replaced += 1
-            self._actors.append(self._replace())
-        if not self._actors:
-            raise PoolExhausted(
-                "every rollout actor died and rollout.max_replacements is used up; see the actors' logs"
-            )
+    def _decoded(self, done: Done) -> None:
+        if done.failure:
+            self._end(done.ticket, done.failure, done.item)
+            return
+        summary: LeaseSummary = done.value
+        self._spent(summary.actor, summary.seconds)
+        if self._graders is None:
+            self._end(done.ticket, (summary, done.references[0]), done.item)
+            return
+        (grading,) = self._graders.submit([(summary,)])
+        self._grading[grading] = (done.ticket, done.references[0])
 
-    def _check_deadlines(self, flights: dict[Any, _Flight]) -> None:
+    def _graded(self, done: Done) -> None:
+        ticket, trajectories = self._grading.pop(done.ticket)
+        summary: LeaseSummary = done.item[0]
+        if done.failure:
+            self._end(ticket, done.failure, summary.lease)
+            return
+        graded, actor, seconds = done.value
+        self._spent(actor, seconds)
+        self._end(ticket, (graded, trajectories), summary.lease)
+
+    def _end(self, ticket: int, outcome: Result | str, lease: Lease) -> None:
+        batch = self._batch_of.pop(ticket)
+        batch.num_open -= 1
+        if isinstance(outcome, str):
+            batch.failures.append((lease, outcome))
+        else:
+            batch.results.append(outcome)
+
+    def _spent(self, actor: str, seconds: Mapping[str, float]) -> None:
+        total = self.seconds.setdefault(actor, {})
+        for name, value in seconds.items():
+            total[name] = total.get(name, 0.0) + value
+
+    def _say(self, num_results: int) -> None:
+        """Names what is waited for when nothing comes back for long."""
         now = time.monotonic()
-        late = [flight for flight in flights.values() if now - flight.dispatched_at > self._lease_deadline_s]
-        if late:
-            lease = late[0].lease
-            raise DeadlineExceeded(
-                f"lease {lease.id} ({len(lease.groups)} groups, weight version {lease.weight_version}) did not come back "
-                f"within rollout.lease_deadline_s = {self._lease_deadline_s:g} s; {len(late)} leases are late"
-            )
+        if num_results or not self._batch_of:
+            self._wait, self._idle_at = Wait("leases", deadline_s=float("inf")), now + _IDLE_S
+            return
+        if now >= self._idle_at:
+            self._on_idle()
+            self._idle_at = now + _IDLE_S
+        self._wait.check(missing="; ".join(pool.missing() for pool in self._pools))
+
+
+def _tell_failures(batch: Batch, on_failure: Callable[[Lease, str], None] | None) -> None:
+    if on_failure is None:
+        check_failures(batch)
+        return
+    for lease, reason in batch.failures:
+        on_failure(lease, reason)
+    batch.failures.clear()
 
 
 def _ignoring_actor(actor: object, function: Callable[[], Any]) -> Any:
     return function()
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def check_failures(batch: Batch) -> None:
+    """Raises LeaseFailed for a batch that lacks a lease."""
+    if batch.failures:
+        lease, reason = batch.failures[0]
+        raise LeaseFailed(
+            f"lease {lease.id} ({len(lease.groups)} groups, weight version {lease.weight_version}) was given up: {reason} "
+            f"(rollout.lease_deadline_s, rollout.grade_deadline_s); {len(batch.failures)} leases failed"
+        )
+
+
+def worker_settings(config: RolloutConfig) -> PoolSettings:
+    """Of the rollout actors."""
+    return PoolSettings(
+        name="rollout actor",
+        min_actors=config.min_workers,
+        max_actors=config.num_workers,
+        start_deadline_s=config.start_deadline_s,
+        item_deadline_s=config.lease_deadline_s,
+        max_replacements=config.max_replacements,
+        straggler_factor=config.straggler_factor,
+        request={"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker},
+    )
+
+
+def grader_settings(config: RolloutConfig) -> PoolSettings:
+    """Of the graders that are apart."""
+    return PoolSettings(
+        name="grader",
+        min_actors=1,
+        max_actors=config.num_graders,
+        start_deadline_s=config.start_deadline_s,
+        item_deadline_s=config.grade_deadline_s,
+        max_replacements=config.max_replacements,
+        straggler_factor=config.straggler_factor,
+        request={"CPU": config.cpus_per_grader},
+    )
+
+
+def _describe(lease: Lease) -> str:
+    return f"lease {lease.id}" if lease.model == MAIN else f"lease {lease.id} of {section_of(lease.model)}"
+
+
+def _run(actor: ActorHandle, lease: Lease) -> Sequence[Any]:
+    references: list[Any] = actor.run.options(num_returns=2).remote(lease)
+    return references
+
+
+def _grade(actor: ActorHandle, item: tuple[LeaseSummary]) -> Sequence[Any]:
+    return [actor.grade.remote(item[0])]

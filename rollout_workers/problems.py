@@ -46,7 +46,8 @@ class ProblemSet:
     tasks: Mapping[str, Task]
     weights: Mapping[str, float]
     seed: int
-    limit: PromptLimit
+    limits: Mapping[str, PromptLimit]
+    """Of each task's prompts, as the model that decodes it reads them."""
     _skipped: dict[tuple[str, Split], frozenset[int]] = field(default_factory=dict, init=False)
 
     def choose(self, *, num_validation: int, num_test: int) -> Problems:
@@ -89,13 +90,13 @@ class ProblemSet:
             if found:
                 logger.warning(
                     "%s/%s: %d of %d prompts are longer than %s tokens and are skipped",
-                    name, split, len(found), size, self.limit.max_tokens,
+                    name, split, len(found), size, self.limits[name].max_tokens,
                 )  # fmt: skip
             self._skipped[name, split] = found
         return self._skipped[name, split]
 
     def _too_long(self, name: str, split: Split, size: int) -> Iterator[int]:
-        limit = self.limit
+        limit = self.limits[name]
         if limit.max_tokens is None:
             return
         around = len(limit.tokenizer.render_prompt("").encode())

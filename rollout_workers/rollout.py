@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.metrics import TimeStates
+from policy.heuristics.parameters import Value
 from policy.inference import InferenceConfig
 from policy.noise import row_key
 from policy.steering import Behaviour
@@ -20,6 +21,7 @@ from policy.unmasker import Unmasker
 from rollout_workers.engine import Engine, EngineStats, EosPolicy
 from rollout_workers.grader import grade_all
 from rollout_workers.grading.answers import Grade
+from rollout_workers.hosting import model_of
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.sequence import Sequence
@@ -61,8 +63,8 @@ class UnmaskerSpec:
     """Which unmasker decodes: a heuristic, the learned policy at a weight version, or an expert that the policy scores."""
 
     heuristic: str | None = None
-    parameter: float | None = None
-    """Of the heuristic; of the learned policy its temperature, None for the one it is trained at."""
+    parameter: float | Mapping[str, Value] | None = None
+    """Of the heuristic, as in a configuration; of the learned policy its temperature, None for the one it is trained at."""
     weight_version: int = 0
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     """Of the learned policy."""
@@ -89,6 +91,11 @@ class Lease:
     def weight_version(self) -> int:
         return self.unmasker.weight_version
 
+    @property
+    def model(self) -> str:
+        """The model that all its groups are decoded by (`rollout_workers.hosting`)."""
+        return model_of(self.groups[0].task)
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeSettings:
@@ -114,7 +121,9 @@ class LeaseSummary:
     """Term -> what it gave the row, unweighted."""
     stats: EngineStats
     seconds: dict[str, float]
-    """The actor's exclusive time states since its previous lease."""
+    """The rollout actor's exclusive time states since its previous lease."""
+    actor: str = ""
+    """Who decoded."""
     response_lengths: tuple[int, ...] = ()
     """Decoded tokens before the first end of text; given ones do not count."""
     traces: Mapping[int, RowTrace] = field(default_factory=dict)
@@ -167,6 +176,40 @@ def pose_each(
     ]
 
 
+class LeaseGrader:
+    """Grades and rewards decoded leases."""
+
+    def __init__(
+        self, reward: RewardFunction, *, canvas_length: int, tasks: Mapping[str, Task], clock: TimeStates
+    ) -> None:
+        self._reward = reward
+        self._canvas_length = canvas_length
+        self._tasks = tasks
+        self._clock = clock
+
+    def grade(self, summary: LeaseSummary) -> LeaseSummary:
+        """The summary with grades and rewards."""
+        lease = summary.lease
+        with self._clock.state(GRADING):
+            examples = [
+                self._tasks[request.task].example(request.split, request.index)
+                for request in lease.groups
+                for _ in range(request.num_samples)
+            ]
+            grades = tuple(grade_all([task_of(self._tasks, each) for each in examples], examples, summary.texts))
+        length = lease.canvas_length or self._canvas_length
+        rewards = [
+            self._reward(grade, row.nfe, length, alpha=lease.alpha)
+            for grade, row in zip(grades, summary.rows, strict=True)
+        ]
+        return replace(
+            summary,
+            grades=grades,
+            rewards=tuple(reward.total for reward in rewards),
+            reward_terms=tuple(reward.terms for reward in rewards),
+        )
+
+
 class Rollout:
     """Decodes and grades leases with one frozen model."""
 
@@ -183,13 +226,23 @@ class Rollout:
         self._model = model
         self._tokenizer = tokenizer
         self._settings = settings
-        self._reward = reward
         self._clock = clock
         self._tasks = tasks
+        self._grader = LeaseGrader(reward, canvas_length=settings.canvas_length, tasks=tasks, clock=clock)
         self._num_leases = 0
 
     def run(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
-        """All rows of `lease` decoded by `unmasker`: their outcomes, and their decisions if the lease wants them recorded."""
+        """What `decode` gives, graded."""
+        summary, trajectories = self._decode(lease, unmasker)
+        return replace(self._grader.grade(summary), seconds=self._clock.take()), trajectories
+
+    def decode(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
+        """All rows of `lease` decoded by `unmasker`: their outcomes, not yet graded, and their decisions if the lease wants them
+        recorded."""
+        summary, trajectories = self._decode(lease, unmasker)
+        return replace(summary, seconds=self._clock.take()), trajectories
+
+    def _decode(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         assert not lease.record or getattr(unmasker, "is_training", True), "only decisions of training are recorded"
         settings = self._settings
         canvas_length = lease.canvas_length or settings.canvas_length
@@ -208,35 +261,21 @@ class Rollout:
         rows = tuple(_wire_row(sequence, lease) for sequence in sequences)
         with self._clock.state(GRADING):
             texts = tuple(self._tokenizer.decode_canvas(sequence.tokens_L.tolist()) for sequence in sequences)
-            grades = tuple(grade_all([self._task(example) for example in examples], examples, texts))
             hash_of = {each.id: prompt_hash(each, self._tokenizer) for each in dict.fromkeys(examples)}
             hashes = tuple(hash_of[example.id] for example in examples)
-        rewards = [
-            self._reward(grade, row.nfe, canvas_length, alpha=lease.alpha)
-            for grade, row in zip(grades, rows, strict=True)
-        ]
         trajectories = None
         if decoded.steps is not None and decoded.offsets is not None:
             trajectories = TrajectoryBatch(rows, decoded.steps, decoded.offsets)
+        traces = {
+            number: self._trace(example, sequence, tracer)
+            for number, (example, sequence) in enumerate(zip(examples, sequences, strict=True))
+            if tracer is not None and sequence.group in traced
+        }
+        is_warm_up, self._num_leases = self._num_leases == 0, self._num_leases + 1
         summary = LeaseSummary(
-            lease,
-            rows,
-            grades,
-            texts,
-            hashes,
-            tuple(reward.total for reward in rewards),
-            tuple(reward.terms for reward in rewards),
-            decoded.stats,
-            self._clock.take(),
-            response_lengths=tuple(self._response_length(row) for row in rows),
-            traces={
-                number: self._trace(example, sequence, tracer)
-                for number, (example, sequence) in enumerate(zip(examples, sequences, strict=True))
-                if tracer is not None and sequence.group in traced
-            },
-            is_warm_up=self._num_leases == 0,
-        )
-        self._num_leases += 1
+            lease, rows, (), texts, hashes, (), (), decoded.stats, {},
+            response_lengths=tuple(self._response_length(row) for row in rows), traces=traces, is_warm_up=is_warm_up,
+        )  # fmt: skip
         return summary, trajectories
 
     def _response_length(self, row: TrajectoryRow) -> int:
@@ -258,6 +297,8 @@ class Rollout:
         examples, sequences = [], []
         for request in lease.groups:
             example = self._tasks[request.task].example(request.split, request.index)
+            # A task that two models decode poses each of them the same examples, which must not share their noise.
+            example = replace(example, id=f"{request.task}/{request.split}/{request.index}")
             for sample in range(request.first_sample, request.first_sample + request.num_samples):
                 key = row_key(
                     run_seed=lease.run_seed,
@@ -279,8 +320,10 @@ class Rollout:
                 )
         return examples, sequences
 
-    def _task(self, example: Example) -> Task:
-        return self._tasks[example.id.split("/", 1)[0]]
+
+def task_of(tasks: Mapping[str, Task], example: Example) -> Task:
+    """The task that made `example`."""
+    return tasks[example.id.split("/", 1)[0]]
 
 
 def _wire_row(sequence: Sequence, lease: Lease) -> TrajectoryRow:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from policy.observation import leading_block
+from policy.unmasker import Decision
 
 NEVER = -1
 """Commit order of a position that is still masked."""
@@ -52,7 +53,7 @@ class Sequence:
     sample: int = 0
     weight_version: int = 0
     step_limit: int | None = None
-    """Forward passes at most; None means one per canvas position."""
+    """Decisions at most; None means one per canvas position. Only samplers that look ahead make more passes than decisions."""
 
     status: SequenceStatus = SequenceStatus.WAITING
     nfe: int = 0
@@ -71,7 +72,7 @@ class LiveRows:
 
     def __init__(self, *, mask_id: int, pad_id: int, canvas_length: int, device: torch.device) -> None:
         self.sequences: list[Sequence] = []
-        self._mask_id, self._pad_id, self._device = mask_id, pad_id, device
+        self.mask_id, self._pad_id, self._device = mask_id, pad_id, device
         self.prompt_BP = self._empty(0, 0)
         self.prompt_length_B = self._empty(0)
         self.canvas_BL = self._empty(0, canvas_length)
@@ -81,6 +82,10 @@ class LiveRows:
         self.key_B = self._empty(0)
         self.step_limit_B = self._empty(0)
         self.num_near_ties_B = self._empty(0)
+        self.num_steps_B = self._empty(0)
+        """Decisions; NFE counts passes."""
+        self.memory: list[object] = []
+        """What each row's sampler remembers of it (`policy.unmasker`); None before its first decision."""
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.int64, device=self._device)
@@ -90,7 +95,15 @@ class LiveRows:
 
     def masked_BL(self) -> Tensor:
         """bool: still to be written."""
-        return self.canvas_BL == self._mask_id
+        return self.is_mask(self.canvas_BL)
+
+    def is_mask(self, canvas_NL: Tensor) -> Tensor:
+        """bool: where canvases hold the mask token."""
+        return canvas_NL == self.mask_id
+
+    def written_BL(self) -> Tensor:
+        """bool: committed while decoding."""
+        return self.order_BL > 0
 
     def block_window_BL(self, masked_BL: Tensor) -> Tensor:
         """bool: the row's current block, the one that holds its leftmost mask."""
@@ -106,7 +119,7 @@ class LiveRows:
         canvas = self._tensor([list(sequence.canvas_ids) for sequence in sequences])
         self.prompt_BP = torch.cat([old_BP, self._tensor(rows)])
         self.canvas_BL = torch.cat([self.canvas_BL, canvas])
-        self.order_BL = torch.cat([self.order_BL, torch.where(canvas == self._mask_id, NEVER, 0)])
+        self.order_BL = torch.cat([self.order_BL, torch.where(canvas == self.mask_id, NEVER, 0)])
         self.prompt_length_B = self._append(self.prompt_length_B, [len(s.prompt_ids) for s in sequences])
         self.block_length_B = self._append(self.block_length_B, [s.block_length for s in sequences])
         self.key_B = self._append(self.key_B, [s.key for s in sequences])
@@ -114,9 +127,24 @@ class LiveRows:
         self.step_limit_B = self._append(self.step_limit_B, limits)
         self.nfe_B = self._append(self.nfe_B, [0] * len(sequences))
         self.num_near_ties_B = self._append(self.num_near_ties_B, [0] * len(sequences))
+        self.num_steps_B = self._append(self.num_steps_B, [0] * len(sequences))
+        self.memory.extend([None] * len(sequences))
         for sequence in sequences:
             sequence.status = SequenceStatus.LIVE
         self.sequences.extend(sequences)
+
+    def apply(self, decision: Decision, token_ids_BL: Tensor, num_passes_B: Tensor) -> None:
+        """Commits and masks again what was decided after `num_passes_B` forward passes, and keeps what is remembered."""
+        self.nfe_B = self.nfe_B + num_passes_B
+        self.num_steps_B = self.num_steps_B + 1
+        self.canvas_BL = torch.where(decision.commit_BL, token_ids_BL, self.canvas_BL)
+        self.order_BL = torch.where(decision.commit_BL, self.nfe_B.unsqueeze(1), self.order_BL)
+        if decision.remask_BL is not None:
+            self.canvas_BL = self.canvas_BL.masked_fill(decision.remask_BL, self.mask_id)
+            self.order_BL = self.order_BL.masked_fill(decision.remask_BL, NEVER)
+        self.num_near_ties_B = self.num_near_ties_B + decision.num_near_ties_B
+        if decision.memory is not None:
+            self.memory = list(decision.memory)
 
     def retire(self, ended: dict[int, SequenceStatus]) -> None:
         """Writes the outcome of the rows in `ended` into their sequences and drops them."""
@@ -132,6 +160,7 @@ class LiveRows:
             sequence.nfe, sequence.num_near_ties = int(nfe), int(near)
         kept = [row for row in range(len(self)) if row not in ended]
         self.sequences = [self.sequences[row] for row in kept]
+        self.memory = [self.memory[row] for row in kept]
         self._keep(self._tensor(kept))
 
     def _keep(self, index: Tensor) -> None:
@@ -145,6 +174,7 @@ class LiveRows:
         self.key_B = self.key_B[index]
         self.step_limit_B = self.step_limit_B[index]
         self.num_near_ties_B = self.num_near_ties_B[index]
+        self.num_steps_B = self.num_steps_B[index]
 
     def _tensor(self, values: object) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)

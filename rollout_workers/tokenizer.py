@@ -49,6 +49,14 @@ class DllmTokenizer:
             text = str(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         return text + prefill
 
+    def render_chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        """A conversation as the model reads it; a UserError where the checkpoint has no chat template."""
+        if not self.uses_chat_template:
+            raise UserError("the model's tokenizer has no chat template; allowed: prompts as they stand")
+        return str(
+            self._tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+        )
+
     def encode_prompt(self, text: str, prefill: str = "") -> list[int]:
         """Ids of a rendered prompt."""
         return self.encode_text(self.render_prompt(text, prefill))
@@ -75,6 +83,21 @@ class DllmTokenizer:
         """How many tokens stand before the first end of text or turn."""
         ends = (i for i, token in enumerate(ids) if token in (self.eos_id, self.end_of_turn_id))
         return next(ends, len(ids))
+
+    def ids_of(self, text: str) -> list[int]:
+        """Ids of a text as it stands; a token of the vocabulary is itself, and words that are none are left out."""
+        if text in (vocabulary := self.vocabulary()):
+            return [vocabulary[text]]
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return [each for each in ids if each != self._tokenizer.unk_token_id]
+
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> id."""
+        return dict(self._tokenizer.get_vocab())
+
+    def special_ids(self) -> set[int]:
+        """Ids of the special tokens."""
+        return set(self._tokenizer.all_special_ids)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each id by itself, special tokens included."""

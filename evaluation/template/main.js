@@ -8,7 +8,7 @@ function headline(view) {
   const figures = (arm) => `${percent(arm.accuracy[0])} right in ${fixed(arm.nfe[0])} passes`;
   if (winner.learned && best) head.append("The ", el("em", {}, "learned policy"), ` gets ${figures(winner)}. The best heuristic: ${figures(best)}.`);
   else head.append(`${winner.label}, block ${winner.block}, is ahead: `, el("em", {}, figures(winner)), ".");
-  const models = [...new Set(data.runs.map((run) => run.model.name))].join(", ");
+  const models = [...new Set(data.runs.flatMap((run) => run.models.map((model) => model.name)))].join(", ");
   byId("byline").textContent = `${data.runs.map((run) => run.name).join(", ")}; model ${models}, ${view.name}, ${plural(view.num_examples, "held-out problem")}, canvas of ${view.canvas_length} tokens${data.alpha == null ? "" : `, alpha = ${data.alpha}`}`;
   document.title = `${view.name}: evaluation of ${data.runs.map((run) => run.name).join(", ")}`;
 }
@@ -32,8 +32,8 @@ function about() {
       ["written", written], ["command", command.join(" ")],
       ["code", code.commit ? `${code.commit}${code.has_changes ? " with changes" : ""}` : code.source && `source ${code.source.slice(0, 16)}`],
       ["libraries", ["python", "torch", "transformers", "ray", "numpy"].filter((name) => actor[name]).map((name) => `${name} ${actor[name]}`).join(", ")],
-      ["device", [run.model.device, actor.device, actor.driver && `driver ${actor.driver}`, actor.platform].filter(Boolean).join(", ")],
-      ["model", [run.model.name, run.model.revision, run.model.dtype].filter(Boolean).join(", ")],
+      ["device", [run.models[0].device, actor.device, actor.driver && `driver ${actor.driver}`, actor.platform].filter(Boolean).join(", ")],
+      ["model", run.models.map((model) => [model.name, model.revision, model.dtype].filter(Boolean).join(", ")).join("; ")],
       ["settings", JSON.stringify(settings)],
     ].filter(([, value]) => value);
     holder.append(el("h3", {}, run.name), el("dl", {}, rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));

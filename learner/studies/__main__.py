@@ -1,6 +1,6 @@
-"""Runs a study arm by arm and prints its table.
+"""Runs a study arm by arm and prints its tables.
 
-    python -m learner.studies NAME [--quick] [--seeds 0 1 2] [--out DIR]
+    python -m learner.studies NAME [--quick] [--seeds 0 1 2] [--out DIR] [--write-docs docs/studies.md]
 
 What is finished stays finished: the same command again goes on where it stopped. Ctrl-C leaves a checkpoint of the run at hand.
 """
@@ -13,15 +13,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.errors import ExitCode, RunFailure, UserError
 from cluster.logs import console, wide_console
 from cluster.metrics import read_jsonl
 from learner.main import resolve
-from learner.studies.arms import StudyRun, execute, study_runs
+from learner.studies.arms import StudyArm, StudyRun, execute, study_runs
 from learner.studies.catalogue import QUICK_SEEDS, SEEDS, STUDIES, Study
-from learner.studies.tables import markdown, plot_curves, plot_frontier, study_rows, terminal_table
+from learner.studies.docs import section, write_docs
+from learner.studies.figures import measure
+from learner.studies.plots import plot_curves, plot_frontier
+from learner.studies.tables import study_tables
+from learner.studies.time_left import TimeLeft, in_words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,15 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one seed at a size that shows the whole in minutes")
     parser.add_argument("--seeds", type=int, nargs="+", help=f"training seeds; {SEEDS} unless --quick")
     parser.add_argument("--out", type=Path, default=Path("runs/studies"), help="where runs and tables go")
+    parser.add_argument("--write-docs", type=Path, metavar="FILE.md", help="put tables and plots into this file too")
     options = parser.parse_args(arguments)
     study = STUDIES[options.study]
     seeds = options.seeds or (QUICK_SEEDS if options.quick else SEEDS)
     out = options.out / (f"{study.name}_quick" if options.quick else study.name)
     settings = (*study.settings, *(study.quick if options.quick else ()))
-    runs = study_runs(study.arms, preset=study.preset, settings=settings, seeds=seeds, out=out)
     try:
-        _check(runs)
-        _run_all(runs)
+        if options.quick and options.write_docs:
+            raise UserError("--write-docs is given with --quick; allowed: the whole study, a quick one is no result")
+        arms = _possible_arms(study, quick=options.quick)
+        runs = study_runs(arms, preset=study.preset, settings=settings, seeds=seeds, out=out)
+        # Every configuration is sound before the first hour is spent.
+        num_updates = {run.path: resolve(list(run.settings)).learner.num_updates for run in runs}
+        _run_all(runs, TimeLeft(runs, num_updates))
+        given = [*(["--quick"] if options.quick else []), *_seeds_given(options.seeds)]
+        _report(
+            study,
+            runs,
+            out,
+            command=" ".join(["python -m learner.studies", study.name, *given]),
+            docs=options.write_docs,
+        )
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR
@@ -51,41 +68,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; the same command goes on\n")
         return ExitCode.RESUMABLE
-    command = " ".join(["python -m learner.studies", study.name, *(["--quick"] if options.quick else [])])
-    _report(study, runs, out, command=command)
     return ExitCode.FINISHED
 
 
-def _check(runs: Sequence[StudyRun]) -> None:
-    """Every configuration is sound before the first hour is spent."""
-    for run in runs:
-        resolve(list(run.settings))
+def _possible_arms(study: Study, *, quick: bool) -> list[StudyArm]:
+    """All arms; without a dLLM that some need, a quick study leaves these out and a whole one is a UserError."""
+    missing = [arm for arm in study.arms if arm.need is not None and not arm.need.path.exists()]
+    for need in dict.fromkeys(arm.need for arm in missing if arm.need is not None):
+        what = f"study {study.name!r} needs a dLLM at '{need.path}'; make it with: {need.command} ({need.cost})"
+        if not quick:
+            raise UserError(what)
+        names = ", ".join(arm.name for arm in missing if arm.need == need)
+        sys.stderr.write(f"{what}; left out until then: {names}\n")
+    return [arm for arm in study.arms if arm not in missing]
 
 
-def _run_all(runs: Sequence[StudyRun]) -> None:
+def _seeds_given(seeds: Sequence[int] | None) -> list[str]:
+    return ["--seeds", *map(str, seeds)] if seeds else []
+
+
+def _run_all(runs: Sequence[StudyRun], time_left: TimeLeft) -> None:
     with Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[now]}"),
         TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         console=console(),
         disable=not console().is_terminal,
     ) as progress:
-        bar = progress.add_task("runs", total=len(runs), completed=sum(run.is_finished for run in runs), now="")
+        num_done = sum(run.is_finished for run in runs)
+        bar = progress.add_task("runs", total=len(runs), completed=num_done, now="", left="")
         for run in runs:
             if run.is_finished:
                 continue
             what = f"{run.arm.name}, seed {run.seed}"
             if not console().is_terminal:
-                console().print(f"run {what}")
+                left = in_words(time_left.seconds(run, elapsed=run.seconds))
+                console().print(f"run {what} ({num_done} of {len(runs)} done, {left})", soft_wrap=True)
 
-            def show(run: StudyRun = run, what: str = what) -> None:
-                progress.update(bar, now=f"{what}, update {_updates_done(run)}")
+            def show(elapsed: float, run: StudyRun = run, what: str = what) -> None:
+                done = _updates_done(run)
+                left = time_left.seconds(run, elapsed=elapsed, updates_done=done)
+                progress.update(bar, now=f"{what}, update {done}", left=in_words(left))
 
             execute(run, on_poll=show)
+            num_done += 1
             progress.advance(bar)
 
 
@@ -95,15 +124,19 @@ def _updates_done(run: StudyRun) -> int:
     return int(lines[-1]["step"]) if lines else 0
 
 
-def _report(study: Study, runs: Sequence[StudyRun], out: Path, *, command: str) -> None:
-    rows = study_rows(study, runs)
-    today = datetime.date.today().isoformat()
-    (out / "table.md").write_text(markdown(study, rows, command=command, date=today))
-    plot_frontier(study, runs, out / "frontier.png")
-    if study.curves:
-        plot_curves(study, runs, out / "curves.png")
-    wide_console().print(terminal_table(study, rows))
-    wide_console().print(f"written: {out}/ (table.md, frontier.png, curves.png)", soft_wrap=True)
+def _report(study: Study, runs: Sequence[StudyRun], out: Path, *, command: str, docs: Path | None) -> None:
+    measured = [measure(run, alpha=study.alpha) for run in runs]
+    tables, today = study_tables(study, measured), datetime.date.today().isoformat()
+    (out / "table.md").write_text(section(study, tables, command=command, date=today))
+    plots = [out / "frontier.png", out / "curves.png"]
+    plot_frontier(study, measured, plots[0])
+    plot_curves(study, measured, plots[1])
+    written = [out / "table.md", *plots]
+    if docs is not None:
+        written += write_docs(docs, study, tables, plots, command=command, date=today)
+    for table in tables:
+        wide_console().print(table.terminal())
+    wide_console().print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,35 @@ _STOP_DEADLINE_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
+class Need:
+    """A dLLM that somebody has to make before an arm can run."""
+
+    path: Path
+    command: str
+    cost: str
+    """In words, for whoever has to run the command."""
+
+
+@dataclass(frozen=True, slots=True)
 class StudyArm:
     """One setting of a study."""
 
     name: str
-    """As tables have it."""
+    """No two arms of a study share it."""
     settings: tuple[str, ...] = ()
     """``key.path=value`` over the study's own."""
     starts_from: str | None = None
     """Name of the arm whose trained policy this one starts from, seed by seed."""
+    sweep: tuple[str, ...] = ()
+    """Settings of the first seed alone: heuristics, whose figures depend on no training."""
+    on: str = ""
+    """What its policy is evaluated on, where arms of one study differ in that: rows with another are not to be compared."""
+    need: Need | None = None
+
+    @property
+    def label(self) -> str:
+        """The name among arms that are evaluated on the same: `second` of `second -> sudoku` on `sudoku`."""
+        return self.name.removesuffix(f" -> {self.on}")
 
     @property
     def slug(self) -> str:
@@ -51,8 +71,20 @@ class StudyRun:
         return self.path.with_suffix(".log")
 
     @property
+    def seconds_path(self) -> Path:
+        """One line per process that worked on the run: how long."""
+        return self.path.with_suffix(".seconds")
+
+    @property
     def is_finished(self) -> bool:
         return (self.path / "evaluation" / "results.json").exists()
+
+    @property
+    def seconds(self) -> float:
+        """Of all its processes that have ended, so far as they were measured."""
+        if not self.seconds_path.exists():
+            return 0.0
+        return sum(float(line) for line in self.seconds_path.read_text().split())
 
     def command(self) -> list[str]:
         """Starts the run, or resumes it."""
@@ -79,27 +111,33 @@ def study_runs(
             if arm.starts_from is not None:
                 policy = path_of(by_name[arm.starts_from], seed) / "policy.safetensors"
                 start = [f"learner.initial_policy={policy}"]
-            line = (preset, *settings, *arm.settings, *start, f"seed={seed}")
+            sweep = arm.sweep if seed == seeds[0] else ()
+            line = (preset, *settings, *arm.settings, *sweep, *start, f"seed={seed}")
             runs.append(StudyRun(arm, seed, path_of(arm, seed), line))
     return runs
 
 
-def execute(run: StudyRun, *, on_poll: Callable[[], None] = lambda: None) -> None:
+def execute(run: StudyRun, *, on_poll: Callable[[float], None] = lambda elapsed: None) -> None:
     """Runs or resumes one run to its end; RunFailure with the last line of its log where it fails.
 
-    An interrupt reaches the run as SIGTERM, so that it leaves a checkpoint, and goes on to the caller.
+    `on_poll` is told the seconds that the run has taken, earlier processes included. An interrupt reaches the run as SIGTERM, so
+    that it leaves a checkpoint, and goes on to the caller.
     """
     run.path.parent.mkdir(parents=True, exist_ok=True)
+    before, started = run.seconds, time.monotonic()
     with run.log_path.open("ab") as log:
         process = subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             while process.poll() is None:
-                on_poll()
+                on_poll(before + time.monotonic() - started)
                 time.sleep(_POLL_S)
         except KeyboardInterrupt:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=_STOP_DEADLINE_S)
             raise
+        finally:
+            with run.seconds_path.open("a") as file:
+                file.write(f"{time.monotonic() - started:.1f}\n")
     if process.returncode != 0 or not run.is_finished:
         lines = run.log_path.read_text(errors="replace").strip().splitlines()
         last = lines[-1] if lines else "nothing in its log"

@@ -6,13 +6,24 @@ themselves are presets (docs/presets.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from learner.studies.arms import StudyArm
+from learner.studies.arms import Need, StudyArm
 
 SEEDS = (0, 1, 2)
 QUICK_SEEDS = (0,)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What a policy loses on something that it was not trained on, and what training on a mixture gets back. Names of arms."""
+
+    own: str
+    """Trained on it."""
+    moved: str
+    mixture: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,9 @@ class Study:
     """Of the reward in the tables."""
     curves: tuple[str, ...] = ()
     """Training metrics to plot against updates."""
+    pass_at: tuple[int, ...] = ()
+    """N of the Pass@N in the tables; problems are decoded under at least so many noise seeds."""
+    gaps: tuple[Gap, ...] = ()
 
 
 _NO_HEURISTICS = "evaluation.heuristics={}"
@@ -50,7 +64,7 @@ _ABLATIONS = Study(
     settings=(_NO_HEURISTICS, "learner.num_steps=60"),
     quick=_QUICK,
     arms=(
-        StudyArm("base", (_SWEEP,)),
+        StudyArm("base", sweep=(_SWEEP,)),
         StudyArm("additive reward", ("reward.terms={additive: 1, multiplicative: 0}",)),
         StudyArm("no mask input", ("policy.see_block=false", "policy.see_mask=false")),
         StudyArm("no time input", ("policy.see_time=false",)),
@@ -78,7 +92,7 @@ _ALPHA = Study(
     quick=_QUICK,
     arms=(
         *(
-            StudyArm(f"alpha {alpha:g}", (f"reward.alpha={alpha}", *((_SWEEP,) if alpha == 1 else ())))
+            StudyArm(f"alpha {alpha:g}", (f"reward.alpha={alpha}",), sweep=(_SWEEP,) if alpha == 1 else ())
             for alpha in _ALPHAS
         ),
         *(_without_training(f"beta {beta:g}", f"evaluation.inference.prob_scale={beta}") for beta in _BETAS),
@@ -97,7 +111,7 @@ _STEERING = Study(
     quick=_QUICK,
     alpha=0.3,
     arms=(
-        StudyArm("without", (_SWEEP,)),
+        StudyArm("without", sweep=(_SWEEP,)),
         StudyArm("mixture (published)", (*_EXPERT, "learner.steering.mode=mixture")),
         StudyArm("per-decision mixture", (*_EXPERT, "learner.steering.mode=per_decision")),
         StudyArm("policy ratio", (*_EXPERT, "learner.steering.mode=policy_ratio")),
@@ -119,6 +133,7 @@ _UPO_POLICY = (
     "evaluation.block_lengths=[]",
     "learner.num_iterations=4",
     "learner.num_steps=60",
+    "evaluation.seeds=[0, 1, 2, 3, 4, 5, 6, 7]",
     _AS_TRAINED,
 )
 _ONE_TOKEN = "evaluation.heuristics={random: [1], low_confidence: [1], margin: [1], entropy: [1]}"
@@ -137,24 +152,87 @@ def _realisation(
     return StudyArm(name, tuple(settings))
 
 
+def _greedy(name: str, *settings: str) -> StudyArm:
+    settings = ("learner.num_steps=0", "evaluation.inference.selection=greedy", *settings)
+    return StudyArm(f"{name}, greedy", settings, starts_from=name)
+
+
 _UPO = Study(
     name="upo",
-    question="The three realisations of arXiv 2510.05725 on 4x4 Sudoku, one token per pass, against hand-made orders.",
+    question="The three realisations of arXiv 2510.05725 on 4x4 Sudoku, one token per pass, against hand-made orders; each policy "
+    "drawn as in training, and greedily.",
     settings=(*_UPO_POLICY, _NO_HEURISTICS),
     quick=_QUICK,
     alpha=0.0,
     arms=(
-        StudyArm("untrained", ("learner.num_steps=0", _ONE_TOKEN)),
+        StudyArm("untrained", ("learner.num_steps=0",), sweep=(_ONE_TOKEN,)),
         _realisation("softmax-confidence", "kl", "softmax_confidence", 0.05, pretrained=True),
         _realisation("max-confidence", "cross_entropy", "max_confidence", None, pretrained=True),
         _realisation("Top-K", "kl", "top_k", 5, "policy.candidates_only=true", pretrained=False),
+        _greedy("softmax-confidence"),
+        _greedy("max-confidence"),
+        _greedy("Top-K", "policy.candidates_only=true"),
     ),
     curves=("reward", "group_reward_std"),
+    pass_at=(1, 2, 4, 8),
 )
 
-STUDIES: Mapping[str, Study] = {study.name: study for study in (_ABLATIONS, _ALPHA, _STEERING, _UPO)}
+SECOND = Need(
+    Path("runs/tiny-second/checkpoint"),
+    "python -m rollout_workers.models.tiny.pretrain --recipe second",
+    "about an hour on 2 cores, resumable",
+)
+_ON_SECOND = f"model.name={SECOND.path}"
+_HOST_SECOND = f"models={{second: {{name: {SECOND.path}}}}}"
+_SUDOKU = ("task=sudoku", "decode.canvas_length=48")
+_SUDOKU_24 = ("task=sudoku", "decode.canvas_length=24", "evaluation.block_lengths=[24]")
+ARITHMETIC, OTHER, SUDOKU = "arithmetic, shipped dLLM", "arithmetic, second dLLM", "sudoku, shipped dLLM, canvas 48"
 
 
-def names() -> Sequence[str]:
-    """Of all studies."""
-    return list(STUDIES)
+def _moved(source: str, on: str, *settings: str, need: Need | None = None) -> StudyArm:
+    return StudyArm(f"{source} -> {on}", ("learner.num_steps=0", *settings), starts_from=source, on=on, need=need)
+
+
+_TRANSFER = Study(
+    name="transfer",
+    question="What does a policy lose on another dLLM, on twice the canvas and on another task, and what does one run on a mixture "
+    "of dLLMs and tasks get back? All policies have the same number of updates.",
+    settings=("learner.num_steps=60", _NO_HEURISTICS, _AS_TRAINED),
+    quick=_QUICK,
+    arms=(
+        StudyArm("arithmetic", sweep=(_SWEEP,), on=ARITHMETIC),
+        StudyArm("sudoku", _SUDOKU, sweep=(_SWEEP,), on=SUDOKU),
+        StudyArm("sudoku, canvas 24", _SUDOKU_24, on="sudoku, shipped dLLM, canvas 24"),
+        StudyArm("second", (_ON_SECOND,), sweep=(_SWEEP,), on=OTHER, need=SECOND),
+        StudyArm(
+            "mixture",
+            (
+                "task={arithmetic: 1, sudoku: 1, arithmetic@second: 1}",
+                "decode.canvas_length=48",
+                _HOST_SECOND,
+                "evaluation.num_examples=64",
+            ),
+            on="all three, a third of the problems each",
+            need=SECOND,
+        ),
+        _moved("sudoku", ARITHMETIC),
+        _moved("second", ARITHMETIC, need=SECOND),
+        _moved("mixture", ARITHMETIC, need=SECOND),
+        _moved("arithmetic", OTHER, _ON_SECOND, need=SECOND),
+        _moved("mixture", OTHER, _ON_SECOND, need=SECOND),
+        _moved("arithmetic", SUDOKU, *_SUDOKU),
+        _moved("sudoku, canvas 24", SUDOKU, *_SUDOKU),
+        _moved("mixture", SUDOKU, *_SUDOKU, need=SECOND),
+    ),
+    curves=("reward", "accuracy", "nfe"),
+    gaps=(
+        Gap("arithmetic", f"second -> {ARITHMETIC}", f"mixture -> {ARITHMETIC}"),
+        Gap("arithmetic", f"sudoku -> {ARITHMETIC}", f"mixture -> {ARITHMETIC}"),
+        Gap("second", f"arithmetic -> {OTHER}", f"mixture -> {OTHER}"),
+        Gap("sudoku", f"arithmetic -> {SUDOKU}", f"mixture -> {SUDOKU}"),
+        Gap("sudoku", f"sudoku, canvas 24 -> {SUDOKU}", f"mixture -> {SUDOKU}"),
+    ),
+)
+
+STUDIES: Mapping[str, Study] = {study.name: study for study in (_ABLATIONS, _ALPHA, _STEERING, _UPO, _TRANSFER)}
+"""In the order of docs/studies.md."""

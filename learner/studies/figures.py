@@ -1,22 +1,22 @@
 """What the runs of a study measured, and their means over training seeds.
 
 Rewards of all arms are the multiplicative ones at the study's alpha, whatever an arm was trained on. Intervals are 95% by
-Student's t over seeds; a single seed has none.
+Student's t over seeds; a single seed has none. Every file of a run is read once (`measure`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from cluster.metrics import read_jsonl
-from evaluation.arms import LEARNED, Arm
+from evaluation.arms import Arm
 from evaluation.records import ExampleRecord, read_records
+from evaluation.results import by_arm
 from learner.studies.arms import StudyRun
 from rollout_workers.rewards import speed
 
@@ -31,7 +31,20 @@ class Figures:
     accuracy: float
     nfe: float
     reward: float
-    score: float
+    pass_at: tuple[float, ...]
+    """Pass@N for N = 1, 2, ... as many samples as each problem has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A finished run."""
+
+    run: StudyRun
+    learned: Figures
+    """Of the policy that it trained."""
+    heuristics: Mapping[Arm, Figures]
+    curves: Mapping[str, tuple[list[int], list[float]]]
+    """Training metric -> (updates, values)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,22 @@ def over_seeds(values: Sequence[float]) -> SeedInterval:
     return SeedInterval(float(np.mean(values)), t * float(np.std(values, ddof=1)) / math.sqrt(count))
 
 
+def measure(run: StudyRun, *, alpha: float) -> Measured:
+    """What `run` wrote, with rewards at `alpha`."""
+    evaluation = run.path / "evaluation"
+    length = int(json.loads((evaluation / "results.json").read_text())["canvas_length"])
+    groups = by_arm(read_records(evaluation / "records.jsonl"))
+    found = {arm: figures(records, alpha=alpha, canvas_length=length) for arm, records in groups.items()}
+    (learned,) = [arm for arm in found if arm.is_learned]
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for line in read_jsonl(run.path / "metrics.jsonl"):
+        for name, value in line["values"].items():
+            steps, values = curves.setdefault(name, ([], []))
+            steps.append(line["step"])
+            values.append(value)
+    return Measured(run, found.pop(learned), found, curves)
+
+
 def figures(records: Sequence[ExampleRecord], *, alpha: float, canvas_length: int) -> Figures:
     """Of the validly graded records of one sampler."""
     valid = [record for record in records if record.grade != "grader_error"]
@@ -67,46 +96,20 @@ def figures(records: Sequence[ExampleRecord], *, alpha: float, canvas_length: in
         accuracy=float(correct.mean()),
         nfe=float(np.mean([record.nfe for record in valid])),
         reward=float((correct * speeds).mean()),
-        score=float(np.mean([record.score for record in valid])),
+        pass_at=tuple(pass_at(valid)),
     )
 
 
-def learned_figures(run: StudyRun, *, alpha: float) -> Figures:
-    """Of the policy that `run` trained."""
-    return figures([r for r in _records(run) if r.sampler == LEARNED], alpha=alpha, canvas_length=canvas_length(run))
+def pass_at(records: Sequence[ExampleRecord]) -> list[float]:
+    """Pass@N for N = 1, 2, ... up to the fewest samples of any problem: the chance that one of N of them is right.
 
-
-def heuristic_figures(run: StudyRun, *, alpha: float) -> dict[Arm, Figures]:
-    """Of every heuristic that `run` evaluated."""
-    groups: dict[Arm, list[ExampleRecord]] = {}
-    for record in _records(run):
-        if record.sampler != LEARNED:
-            groups.setdefault(record.arm, []).append(record)
-    length = canvas_length(run)
-    return {arm: figures(records, alpha=alpha, canvas_length=length) for arm, records in groups.items()}
-
-
-def pass_at(run: StudyRun, sampler: str) -> list[float]:
-    """Share of problems solved by one of the first N noise seeds, for N = 1, 2, ... (Pass@N)."""
-    solved: dict[str, dict[int, bool]] = {}
-    for record in _records(run):
-        if record.sampler == sampler:
-            solved.setdefault(record.example_id, {})[record.seed] = record.grade == "correct"
-    table = np.array([[by_seed[seed] for seed in sorted(by_seed)] for by_seed in solved.values()], bool)
-    return [float(share) for share in np.logical_or.accumulate(table, axis=1).mean(0)]
-
-
-def curve(run: StudyRun, name: str) -> tuple[list[int], list[float]]:
-    """(updates, values) of a training metric."""
-    lines = [line for line in read_jsonl(run.path / "metrics.jsonl") if name in line["values"]]
-    return [line["step"] for line in lines], [line["values"][name] for line in lines]
-
-
-def canvas_length(run: StudyRun) -> int:
-    """L of a finished run."""
-    return int(json.loads((run.path / "evaluation" / "results.json").read_text())["canvas_length"])
-
-
-def _records(run: StudyRun) -> list[ExampleRecord]:
-    path: Path = run.path / "evaluation" / "records.jsonl"
-    return read_records(path)
+    The unbiased estimate from all samples: 1 - C(n - c, N) / C(n, N) of c right ones among n (arXiv 2107.03374, equation 1).
+    """
+    solved: dict[str, list[bool]] = {}
+    for record in records:
+        solved.setdefault(record.example_id, []).append(record.grade == "correct")
+    fewest = min(len(samples) for samples in solved.values())
+    return [
+        float(np.mean([1 - math.comb(len(s) - sum(s), n) / math.comb(len(s), n) for s in solved.values()]))
+        for n in range(1, fewest + 1)
+    ]

@@ -1,118 +1,128 @@
-"""A finished study as a table and plots: Markdown for docs/studies.md, the same on the terminal."""
+"""A finished study as tables: Markdown for docs/studies.md, the same on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from evaluation.arms import Arm
-from learner.studies.arms import StudyRun
-from learner.studies.catalogue import Study
-from learner.studies.figures import Figures, curve, heuristic_figures, learned_figures, over_seeds
+from learner.studies.catalogue import Gap, Study
+from learner.studies.figures import Figures, Measured, over_seeds
 
 Row = tuple[str, ...]
-HEAD: Row = ("arm", "accuracy", "NFE", "reward", "seeds")
-_COLOURS = ("#1a73e8", "#d93025", "#188038", "#f9ab00", "#6f42c1", "#00838f", "#c2185b", "#5f6368", "#795548", "#9e9d24",
-            "#3949ab", "#ef6c00")  # fmt: skip
 
 
-def study_rows(study: Study, runs: Sequence[StudyRun]) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A table without its looks."""
+
+    title: str
+    head: Row
+    rows: list[Row]
+
+    def markdown(self) -> list[str]:
+        """Its lines."""
+        return [
+            f"| {' | '.join(self.head)} |",
+            f"|{'|'.join('---' for _ in self.head)}|",
+            *(f"| {' | '.join(row)} |" for row in self.rows),
+        ]
+
+    def terminal(self) -> Table:
+        """For the console."""
+        table = Table(title=self.title, title_justify="left")
+        for number, name in enumerate(self.head):
+            table.add_column(name, justify="right" if number else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def study_tables(study: Study, measured: Sequence[Measured]) -> list[Rows]:
+    """Arms and heuristics, set apart by what they are evaluated on; then the gaps that the study is about."""
+    panels = list(dict.fromkeys(each.run.arm.on for each in measured))
+    tables = []
+    for on in panels:
+        here = [each for each in measured if each.run.arm.on == on]
+        head = (
+            "trained on" if on else "arm",
+            "accuracy",
+            "NFE",
+            "reward",
+            *(f"Pass@{n}" for n in study.pass_at),
+            "seeds",
+        )
+        tables.append(Rows(f"evaluated on {on}" if on else study.question, head, _arm_rows(study, here)))
+    if gaps := _gap_rows(study, measured):
+        head = ("evaluated on", "trained on", "reward lost", "the mixture's gain", "share of the gap closed")
+        tables.append(
+            Rows("reward lost by policies trained on something else, and what the mixture gets back", head, gaps)
+        )
+    return tables
+
+
+def _arm_rows(study: Study, measured: Sequence[Measured]) -> list[Row]:
     """One row per trained arm, best first, then the best setting of every heuristic."""
-    trained = [
-        (name, [learned_figures(run, alpha=study.alpha) for run in mine]) for name, mine in _by_arm(runs).items()
-    ]
+    trained = [(mine[0].run.arm.label, [each.learned for each in mine]) for mine in by_arm(measured).values()]
     trained.sort(key=lambda item: -float(np.mean([figures.reward for figures in item[1]])))
-    rows = [_row(name, figures) for name, figures in trained]
-    for arm, figures in best_heuristics(study, runs).items():
-        rows.append(_row(f"heuristic: {arm.label}, block {arm.block_length}", [figures]))
+    rows = [_row(study, name, figures) for name, figures in trained]
+    for arm, figures in best_heuristics(measured).items():
+        rows.append(_row(study, f"heuristic: {arm.label}, block {arm.block_length}", [figures]))
     return rows
 
 
-def best_heuristics(study: Study, runs: Sequence[StudyRun]) -> dict[Arm, Figures]:
+def best_heuristics(measured: Sequence[Measured]) -> dict[Arm, Figures]:
     """Of each sampler the setting with the best reward, chosen with hindsight on the test problems."""
     best: dict[str, tuple[Arm, Figures]] = {}
-    for run in runs:
-        for arm, figures in heuristic_figures(run, alpha=study.alpha).items():
+    for each in measured:
+        for arm, figures in each.heuristics.items():
             if arm.sampler not in best or figures.reward > best[arm.sampler][1].reward:
                 best[arm.sampler] = (arm, figures)
     return dict(sorted(best.values(), key=lambda pair: -pair[1].reward))
 
 
-def markdown(study: Study, rows: Sequence[Row], *, command: str, date: str, notes: str = "") -> str:
-    """The study's section of docs/studies.md."""
-    lines = [f"## {study.name}", "", study.question, "", f"`{command}`, {date}{notes}", ""]
-    lines += [f"| {' | '.join(HEAD)} |", f"|{'|'.join('---' for _ in HEAD)}|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(lines) + "\n"
+def by_arm(measured: Sequence[Measured]) -> Mapping[str, list[Measured]]:
+    """Arm -> its runs, seed by seed."""
+    groups: dict[str, list[Measured]] = {}
+    for each in measured:
+        groups.setdefault(each.run.arm.name, []).append(each)
+    return groups
 
 
-def terminal_table(study: Study, rows: Sequence[Row]) -> Table:
-    """The same rows on the terminal."""
-    table = Table(title=f"{study.name}: {study.question}", title_justify="left")
-    for name in HEAD:
-        table.add_column(name, justify="left" if name == "arm" else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def plot_frontier(study: Study, runs: Sequence[StudyRun], path: Path) -> None:
-    """Accuracy against NFE: every arm's seeds and every heuristic setting."""
-    figure = Figure(figsize=(8.5, 5.4), layout="constrained")
-    axes = figure.subplots()
-    heuristics = [figures for run in runs for figures in heuristic_figures(run, alpha=study.alpha).values()]
-    axes.plot(
-        [f.nfe for f in heuristics], [f.accuracy for f in heuristics], "o", color="#bdc1c6", ms=5, label="heuristics"
-    )
-    for colour, (name, mine) in zip(_cycle(len(runs)), _by_arm(runs).items(), strict=False):
-        points = [learned_figures(run, alpha=study.alpha) for run in mine]
-        axes.plot([p.nfe for p in points], [p.accuracy for p in points], "*", color=colour, ms=11, label=name)
-    axes.set(xscale="log", xlabel="NFE (forward passes per answer)", ylabel="accuracy")
-    axes.set_title(f"{study.name}: accuracy against forward passes, one star per seed", loc="left", fontsize=11)
-    axes.legend(fontsize=7, frameon=False, loc="best")
-    _save(figure, path)
-
-
-def plot_curves(study: Study, runs: Sequence[StudyRun], path: Path) -> None:
-    """Training metrics over updates; a line per arm is the mean over seeds."""
-    figure = Figure(figsize=(4.2 * len(study.curves), 3.6), layout="constrained")
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(study.curves))), study.curves, strict=True):
-        for colour, (arm, mine) in zip(_cycle(len(runs)), _by_arm(runs).items(), strict=False):
-            found = [curve(run, name) for run in mine]
-            length = min(len(steps) for steps, _ in found)
-            if length > 1:
-                mean = np.mean([values[:length] for _, values in found], axis=0)
-                axes.plot(found[0][0][:length], mean, color=colour, lw=1.2, label=arm)
-        axes.set(xlabel="update", title=name)
-    axes.legend(fontsize=6, frameon=False)
-    _save(figure, path)
-
-
-def _row(name: str, figures: Sequence[Figures]) -> Row:
+def _row(study: Study, name: str, figures: Sequence[Figures]) -> Row:
     return (
         name,
         over_seeds([f.accuracy for f in figures]).text(percent=True),
         over_seeds([f.nfe for f in figures]).text(digits=2),
         over_seeds([f.reward for f in figures]).text(digits=4),
+        *(_pass_at(figures, n) for n in study.pass_at),
         str(len(figures)),
     )
 
 
-def _by_arm(runs: Sequence[StudyRun]) -> Mapping[str, list[StudyRun]]:
-    groups: dict[str, list[StudyRun]] = {}
-    for run in runs:
-        groups.setdefault(run.arm.name, []).append(run)
-    return groups
+def _pass_at(figures: Sequence[Figures], num: int) -> str:
+    """A dash for what draws nothing, and so has a single sample."""
+    if any(len(f.pass_at) < num for f in figures):
+        return "-"
+    return over_seeds([f.pass_at[num - 1] for f in figures]).text(percent=True)
 
 
-def _cycle(count: int) -> list[str]:
-    return [_COLOURS[number % len(_COLOURS)] for number in range(count)]
+def _gap_rows(study: Study, measured: Sequence[Measured]) -> list[Row]:
+    """Of the gaps whose arms were all run; differences are paired by seed."""
+    groups = by_arm(measured)
+    return [_gap_row(gap, groups) for gap in study.gaps if {gap.own, gap.moved, gap.mixture} <= set(groups)]
 
 
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+def _gap_row(gap: Gap, groups: Mapping[str, list[Measured]]) -> Row:
+    own, moved, mixture = (
+        {each.run.seed: each.learned.reward for each in groups[name]} for name in (gap.own, gap.moved, gap.mixture)
+    )
+    seeds = sorted(own.keys() & moved.keys() & mixture.keys())
+    lost = over_seeds([own[seed] - moved[seed] for seed in seeds])
+    closed = over_seeds([mixture[seed] - moved[seed] for seed in seeds])
+    share = f"{closed.mean / lost.mean:.0%}" if lost.mean > 0 else "no gap"
+    arm = groups[gap.moved][0].run.arm
+    return arm.on, arm.label, lost.text(digits=4), closed.text(digits=4), share

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from rollout_workers.models.base import ModelSpec, Prediction
-from rollout_workers.models.reduction import Inputs, Reduction, reduce_in_pieces, wide
+from rollout_workers.models.base import ModelError, ModelSpec, Prediction
+from rollout_workers.models.reduction import LOGITS_BYTES, Inputs, Reduction, reduce_in_pieces, wide
+from rollout_workers.models.shadows import Shadows
 
 Backbone = LlamaForCausalLM | Qwen2ForCausalLM
 
@@ -62,18 +63,29 @@ class BackboneDLLM:
         with_entropy: bool = False,
         with_margin: bool = False,
         with_hidden: bool = False,
+        with_log_probs: bool = False,
+        banned_ids: tuple[int, ...] = (),
+        shadow_BL: Tensor | None = None,
     ) -> Prediction:
         inputs = Inputs.join(prompt_BP, prompt_length_B, canvas_BL)
         row_N, slot_N = inputs.sources(wanted_BL, is_shifted=self.is_shifted)
-        hidden_BSD = self._hidden_states(inputs)
+        shadows = None if shadow_BL is None else self._shadows(inputs, shadow_BL)
+        hidden_BSD = self._hidden_states(inputs) if shadows is None else self._hidden_states_beside(inputs, shadows)
 
         def logits_of(chunk: slice) -> Tensor:
             logits_NV: Tensor = self.model.lm_head(hidden_BSD[row_N[chunk], slot_N[chunk]])
             return logits_NV
 
-        reduction = Reduction(num_confidences, token_temperature, token_uniforms_N, with_entropy, with_margin)
+        reduction = Reduction(
+            num_confidences, token_temperature, token_uniforms_N, with_entropy, with_margin, with_log_probs, banned_ids
+        )
         prediction = reduce_in_pieces(logits_of, len(row_N), self.spec, reduction)
-        return replace(prediction, hidden_ND=wide(hidden_BSD[row_N, slot_N])) if with_hidden else prediction
+        if with_hidden:
+            prediction = replace(prediction, hidden_ND=wide(hidden_BSD[row_N, slot_N]))
+        if shadows is not None and shadow_BL is not None:
+            hidden_MD = hidden_BSD[:, inputs.tokens_BS.shape[1] :][shadows.is_real_BW]
+            prediction = replace(prediction, shadow_M=self._token_probabilities(hidden_MD, canvas_BL[shadow_BL]))
+        return prediction
 
     def _hidden_states(self, inputs: Inputs) -> Tensor:
         """`[B, S, D]` last hidden states after the final norm. Without padding there is no mask, which is the faster attention."""
@@ -83,6 +95,36 @@ class BackboneDLLM:
         out = self.model.model(input_ids=inputs.tokens_BS, attention_mask=mask_BS, position_ids=position_BS)
         hidden_BSD: Tensor = out.last_hidden_state
         return hidden_BSD
+
+    def _shadows(self, inputs: Inputs, shadow_BL: Tensor) -> Shadows:
+        if self.is_shifted:
+            raise ModelError(
+                f"model '{self.spec.name}' predicts each token from the place to its left; allowed: sampler wino with others"
+            )
+        return Shadows.join(inputs, shadow_BL)
+
+    def _hidden_states_beside(self, inputs: Inputs, shadows: Shadows) -> Tensor:
+        """`[B, S + W, D]` with the shadows' hidden states at the end; no other token sees them."""
+        mask_id_BW = torch.full_like(shadows.slot_BW, self.spec.mask_id)
+        out = self.model.model(
+            input_ids=torch.cat([inputs.tokens_BS, mask_id_BW], 1),
+            attention_mask=shadows.attention(inputs),
+            position_ids=torch.cat([inputs.position_BS, inputs.position_BS.gather(1, shadows.slot_BW)], 1),
+        )
+        hidden_BXD: Tensor = out.last_hidden_state
+        return hidden_BXD
+
+    def _token_probabilities(self, hidden_MD: Tensor, token_M: Tensor) -> Tensor:
+        """`[M]` probabilities of the tokens, the mask id excluded as everywhere."""
+        parts = []
+        num_at_once = max(1, LOGITS_BYTES // (4 * self.spec.vocabulary_size))
+        for hidden_nD, token_n in zip(hidden_MD.split(num_at_once), token_M.split(num_at_once), strict=True):
+            logits_nV = wide(self.model.lm_head(hidden_nD))
+            if self.spec.num_tokens is not None:
+                logits_nV[:, self.spec.num_tokens :] = -torch.inf
+            logits_nV[:, self.spec.mask_id] = -torch.inf
+            parts.append((logits_nV.gather(1, token_n.unsqueeze(1)).squeeze(1) - logits_nV.logsumexp(1)).exp())
+        return torch.cat(parts) if parts else wide(hidden_MD.new_zeros(0))
 
     @torch.no_grad()
     def raw_logits(self, ids_S: Tensor) -> Tensor:

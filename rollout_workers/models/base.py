@@ -1,7 +1,8 @@
 """What the engine needs of a frozen dLLM. Every quirk of a model stops at its adapter.
 
 Predictions are aligned with their own positions (no logit shift is visible), the mask id is never predicted, and nobody outside an
-adapter ever sees a `[B, L, V]` tensor: only the positions asked for leave it, reduced over the vocabulary.
+adapter ever sees a `[B, L, V]` tensor: only the positions asked for leave it, reduced over the vocabulary. Whole distributions
+leave it only for samplers that compare them (`with_log_probs`), and only at the positions asked for.
 
 Shapes: `B` rows, `P` prompt tokens (left-padded), `L` canvas tokens, `N` positions asked for, `K` confidences, `V` vocabulary,
 `D` hidden size.
@@ -61,6 +62,10 @@ class Prediction:
     """The largest probability minus the second largest."""
     hidden_ND: Tensor | None = None
     """The last hidden state that the position is predicted from."""
+    log_probs_NV: Tensor | None = None
+    """Log-probabilities of all tokens; -inf of those that are never predicted."""
+    shadow_M: Tensor | None = None
+    """Probabilities of the canvas tokens at the M positions of `shadow_BL`, each seen by all others and not by itself."""
 
 
 class FrozenDLLM(Protocol):
@@ -82,6 +87,9 @@ class FrozenDLLM(Protocol):
         with_entropy: bool = False,
         with_margin: bool = False,
         with_hidden: bool = False,
+        with_log_probs: bool = False,
+        banned_ids: tuple[int, ...] = (),
+        shadow_BL: Tensor | None = None,
     ) -> Prediction:
         """One forward pass over all rows.
 
@@ -96,5 +104,8 @@ class FrozenDLLM(Protocol):
             with_entropy: fills `entropy_N`.
             with_margin: fills `margin_N`.
             with_hidden: fills `hidden_ND`; a ModelError from a model that does not show its hidden states.
+            with_log_probs: fills `log_probs_NV`, which is as large as the vocabulary.
+            banned_ids: tokens that are not predicted, as the mask id.
+            shadow_BL: bool, one run of positions per row; fills `shadow_M`. A ModelError from a model whose attention is not ours.
         """
         ...

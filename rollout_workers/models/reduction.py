@@ -8,7 +8,7 @@ Shapes: see `rollout_workers.models.base`; `S` = P + L tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,11 +61,13 @@ class Reduction:
     uniforms_N: Tensor | None = None
     with_entropy: bool = False
     with_margin: bool = False
+    with_log_probs: bool = False
+    banned_ids: tuple[int, ...] = ()
 
     def part(self, chunk: slice) -> Reduction:
         """The same for some of the positions."""
         uniforms_N = None if self.uniforms_N is None else self.uniforms_N[chunk]
-        return Reduction(self.num_confidences, self.token_temperature, uniforms_N, self.with_entropy, self.with_margin)
+        return replace(self, uniforms_N=uniforms_N)
 
 
 def reduce_in_pieces(
@@ -87,7 +89,7 @@ def reduce_logits(logits_NV: Tensor, mask_id: int, reduction: Reduction) -> Pred
     """The prediction from logits, which are overwritten."""
     if logits_NV.dtype != torch.float64:
         logits_NV = logits_NV.float()
-    logits_NV[:, mask_id] = -torch.inf
+    logits_NV[:, [mask_id, *reduction.banned_ids]] = -torch.inf
     K = reduction.num_confidences
     top_NK, top_ids_NK = logits_NV.topk(max(K, 2) if reduction.with_margin else K, dim=-1)
     total_N1 = logits_NV.logsumexp(-1, keepdim=True)
@@ -98,6 +100,7 @@ def reduce_logits(logits_NV: Tensor, mask_id: int, reduction: Reduction) -> Pred
     entropy_N = None
     if reduction.with_entropy:
         entropy_N = torch.special.entr((logits_NV - total_N1).exp_()).sum(-1)
+    log_probs_NV = logits_NV - total_N1 if reduction.with_log_probs else None
     others_N = logits_NV.scatter_(1, top_ids_NK[:, :1], -torch.inf).logsumexp(-1)
     return Prediction(
         token_ids_N,
@@ -105,6 +108,7 @@ def reduce_logits(logits_NV: Tensor, mask_id: int, reduction: Reduction) -> Pred
         top_NK[:, 0] - others_N,
         entropy_N=entropy_N,
         margin_N=confidences_NK[:, 0] - confidences_NK[:, 1] if reduction.with_margin else None,
+        log_probs_NV=log_probs_NV,
     )
 
 
@@ -128,6 +132,7 @@ def concatenate(parts: Sequence[Prediction]) -> Prediction:
         entropy_N=_join([part.entropy_N for part in parts]),
         margin_N=_join([part.margin_N for part in parts]),
         hidden_ND=_join([part.hidden_ND for part in parts]),
+        log_probs_NV=_join([part.log_probs_NV for part in parts]),
     )
 
 

@@ -181,9 +181,18 @@ class RemoteCodeDLLM:
         with_entropy: bool = False,
         with_margin: bool = False,
         with_hidden: bool = False,
+        with_log_probs: bool = False,
+        banned_ids: tuple[int, ...] = (),
+        shadow_BL: Tensor | None = None,
     ) -> Prediction:
+        if shadow_BL is not None:
+            raise ModelError(
+                f"model '{self.spec.name}': its own code takes no attention between chosen tokens (sampler wino)"
+            )
         inputs = Inputs.join(prompt_BP, prompt_length_B, canvas_BL)
-        reduction = Reduction(num_confidences, token_temperature, token_uniforms_N, with_entropy, with_margin)
+        reduction = Reduction(
+            num_confidences, token_temperature, token_uniforms_N, with_entropy, with_margin, with_log_probs, banned_ids
+        )
         B, S = inputs.tokens_BS.shape
         rows_at_once = max(1, B if self._is_headless else FORWARD_BYTES // (4 * S * self.spec.vocabulary_size))
         parts: list[Prediction] = []

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from cluster.errors import UserError
 from rollout_workers.config import TaskConfig
+from rollout_workers.hosting import task_of
 from rollout_workers.tasks.arithmetic import Arithmetic
 from rollout_workers.tasks.base import MASK, Example, Split, Task
 from rollout_workers.tasks.countdown import Countdown
@@ -45,12 +46,16 @@ _DATASETS: Mapping[str, type[DatasetTask]] = MappingProxyType({task.name: task f
 TASK_NAMES = (*_MADE_UP, *_DATASETS)
 
 
+def task_settings(name: str) -> frozenset[str]:
+    """Names in `TaskConfig` that the task reads; none for one that there is not."""
+    return _DATASETS[name].settings if name in _DATASETS else frozenset()
+
+
 def make_task(name: str, config: TaskConfig | None = None) -> Task:
     """The task called `name`; a UserError names the known ones, or the setting that the task does not read."""
     if name not in TASK_NAMES:
         raise UserError(f"unknown task {name!r}; known tasks: {', '.join(TASK_NAMES)}")
-    config = config or TaskConfig()
-    settings = _DATASETS[name].settings if name in _DATASETS else frozenset()
+    config, settings = config or TaskConfig(), task_settings(name)
     for field in dataclasses.fields(TaskConfig):
         value = getattr(config, field.name)
         if value != field.default and field.name not in settings:
@@ -62,11 +67,16 @@ def make_task(name: str, config: TaskConfig | None = None) -> Task:
 
 
 def make_tasks(configs: Mapping[str, TaskConfig]) -> dict[str, Task]:
-    """Tasks by name, each of which this machine can grade; a UserError says what is wrong."""
-    tasks = {name: make_task(name, config) for name, config in configs.items()}
-    for task in tasks.values():
-        task.prepare()
-    return tasks
+    """Tasks by name, each of which this machine can grade; a UserError says what is wrong.
+
+    `TASK@MODEL` and `TASK@OTHER` (`rollout_workers.hosting`) are one and the same object.
+    """
+    made: dict[str, Task] = {}
+    for name, config in configs.items():
+        if task_of(name) not in made:
+            made[task_of(name)] = make_task(task_of(name), config)
+            made[task_of(name)].prepare()
+    return {name: made[task_of(name)] for name in configs}
 
 
-__all__ = ["MASK", "TASK_NAMES", "Example", "Split", "Task", "make_task", "make_tasks"]
+__all__ = ["MASK", "TASK_NAMES", "Example", "Split", "Task", "make_task", "make_tasks", "task_settings"]

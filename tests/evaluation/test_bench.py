@@ -11,8 +11,11 @@ import torch
 from cluster.errors import ExitCode
 from evaluation.bench import main
 from evaluation.lockstep import decode_lock_step
+from evaluation.public_reduction import PublicReduction
+from evaluation.random_models import SHAPES, Shape
 from policy.factory import make_heuristic
 from rollout_workers.engine import Engine
+from rollout_workers.models.base import ModelError
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.rollout import pose_each
 from rollout_workers.sequence import Sequence
@@ -61,6 +64,41 @@ def test_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.C
         assert line["engine_s"] > 0
         assert line["engine_live_share"] > line["lock_step_live_share"]
     assert document["environment"]["device"]
+
+
+def test_random_weights_of_a_size_at_a_wanted_number_of_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SHAPES, "small", Shape(211, 32, 48, 1, 2, 2))
+    path = tmp_path / "bench.json"
+    arguments = ["rollouts", "--shape", "small", "--dtype", "float32", "--prompts", "3", "9", "--canvas", "32",
+                 "--block-lengths", "16", "--rows", "12", "--batch-sizes", "4", "--repeats", "1",
+                 "--target-nfe", "6", "12", "--threads", str(torch.get_num_threads()), "--json", str(path)]  # fmt: skip
+    assert main(arguments) == ExitCode.FINISHED
+    few, many = json.loads(path.read_text())["figures"]
+    assert few["mean_nfe"] == pytest.approx(6, abs=2)
+    assert few["mean_nfe"] + 2 < many["mean_nfe"]
+    assert few["engine_padding_share"] < 0.05
+    assert 0 < few["useful_flops"] < many["useful_flops"]
+    assert "of matmul peak" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_the_public_reduction_says_what_the_adapter_says(dtype: str) -> None:
+    model = load_model("tiny", dtype=dtype)
+    spec = model.spec
+    prompt_BP = torch.tensor([[spec.pad_id, 5, 6], [7, 8, 9]])
+    canvas_BL = torch.full((2, 8), spec.mask_id)
+    canvas_BL[0, 2] = 11
+    inputs = (prompt_BP, torch.tensor([2, 3]), canvas_BL, canvas_BL == spec.mask_id)
+    ours = model.predict(*inputs, num_confidences=2, with_margin=True)
+    public = PublicReduction(model).predict(*inputs, num_confidences=2, with_margin=True)
+    rounding = 1e-6 if dtype == "float64" else 2e-2
+    torch.testing.assert_close(public.confidences_NK.double(), ours.confidences_NK.double(), atol=rounding, rtol=0)
+    assert public.token_ids_N.tolist() == ours.token_ids_N.tolist() or dtype == "bfloat16"
+    assert public.margin_N is not None
+    with pytest.raises(ModelError, match="with_entropy"):
+        PublicReduction(model).predict(*inputs, with_entropy=True)
 
 
 def test_bad_unmasker_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

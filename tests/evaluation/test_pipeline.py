@@ -14,7 +14,7 @@ from evaluation.arms import LEARNED, temperature_of
 from evaluation.pipeline import main, make_parser, prepare_options
 from evaluation.preparation import Preparation, presets
 from evaluation.results_dir import ResultsDir
-from evaluation.sources import read_policies
+from evaluation.sources import Source, read_policies
 from evaluation.submission import entrypoint, job_name
 from policy.weights import from_bytes, to_bytes
 from tests.fakes.policies import lively_policy
@@ -30,7 +30,7 @@ def prepared(*words: str) -> Preparation:
 
 
 def names(run: Path, checkpoints: str | None) -> list[str]:
-    return [policy.name.partition("@")[0] for policy in read_policies([str(run)], checkpoints)]
+    return [policy.name.partition("@")[0] for policy in read_policies([Source(str(run), run)], checkpoints)]
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,14 @@ def test_without_checkpoints_a_run_means_its_product_and_before_there_is_one_its
 
 
 def test_policies_are_named_by_their_weights(run):
-    first, again = (read_policies([str(run)], "all") for _ in range(2))
+    first, again = (read_policies([Source(str(run), run)], "all") for _ in range(2))
     assert [policy.version for policy in first] == [policy.version for policy in again]
     assert len({policy.version for policy in first}) == 3
 
 
 def test_another_distribution_is_another_policy(run):
-    (plain,) = read_policies([str(run)], "best")
-    (other,) = read_policies([str(run)], "best", distribution="dpls")
+    (plain,) = read_policies([Source(str(run), run)], "best")
+    (other,) = read_policies([Source(str(run), run)], "best", distribution="dpls")
     assert plain.version != other.version
     assert from_bytes(other.data, where="x").config.distribution == "dpls"
 

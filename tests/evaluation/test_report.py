@@ -87,7 +87,7 @@ def test_a_heat_map_counts_every_decoded_token():
 
 
 def make_report_run(name: str, records, **settings) -> ReportRun:
-    return ReportRun(name, {"model": {"name": "tiny"}, "reward": {"alpha": 1.0}, **settings}, records)
+    return ReportRun(name, {"models": {"model": {"name": "tiny"}}, "reward": {"alpha": 1.0}, **settings}, records)
 
 
 def test_policies_of_several_runs_are_kept_apart_and_shared_heuristics_are_shown_once():
@@ -100,7 +100,10 @@ def test_policies_of_several_runs_are_kept_apart_and_shared_heuristics_are_shown
     ]
     (view,) = report_data(runs)["views"]
     assert [arm["label"] for arm in view["arms"]] == ["learned b", "learned a", "threshold 0.9"]
-    apart = [runs[0], dataclasses.replace(runs[1], settings={**runs[1].settings, "model": {"name": "llada"}})]
+    apart = [
+        runs[0],
+        dataclasses.replace(runs[1], settings={**runs[1].settings, "models": {"model": {"name": "llada"}}}),
+    ]
     (view,) = report_data(apart)["views"]
     assert len(view["arms"]) == 4
 

@@ -51,15 +51,28 @@ def test_deterministic_arms_run_once_and_random_ones_per_seed(tmp_path):
     assert len({lease.id for lease in pool.leases}) == len(pool.leases)
 
 
+def test_a_lease_holds_examples_of_one_model(tmp_path):
+    pool = FakePool()
+    mixed = [Pick(task, index) for index in range(5) for task in ("sudoku", "sudoku@second")]
+    conditions = Conditions(Split.TEST, 100, {"": 7})
+    evaluate(pool, [Suite([THRESHOLD], mixed, 24)], CONFIG, conditions, ResultsDir(str(tmp_path)))
+    assert sorted((lease.model, len(lease.groups)) for lease in pool.leases) == [
+        ("", 1), ("", 4), ("second", 1), ("second", 4),
+    ]  # fmt: skip
+    assert all(len({group.task for group in lease.groups}) == 1 for lease in pool.leases)
+
+
 def test_leases_carry_their_arms(tmp_path):
     pool = FakePool()
     run(pool, tmp_path)
-    specs = {
+    specs = [
         (lease.unmasker.heuristic, lease.unmasker.parameter, lease.weight_version, lease.block_length)
         for lease in pool.leases
-    }
+    ]
     # Heuristics do not depend on the trained weights, so their noise must not either.
-    assert specs == {("threshold", 0.9, 0, 24), ("random", 2.0, 0, 12), (None, None, 7, 24)}
+    expected = [("threshold", {"tau": 0.9}, 0, 24), ("random", {"k": 2}, 0, 12), (None, None, 7, 24)]
+    assert all(spec in expected for spec in specs)
+    assert all(spec in specs for spec in expected)
     for lease in pool.leases:
         assert not lease.record
         assert all((group.task, group.split, group.num_samples) == ("sudoku", Split.TEST, 1) for group in lease.groups)

@@ -5,7 +5,7 @@ Shapes: as in `rollout_workers.models.base`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,8 +55,32 @@ class HashModel:
         with_entropy: bool = False,
         with_margin: bool = False,
         with_hidden: bool = False,
+        with_log_probs: bool = False,
+        banned_ids: tuple[int, ...] = (),
+        shadow_BL: Tensor | None = None,
     ) -> Prediction:
         assert not with_hidden, "a hash has no hidden states"
+        logits_BLV = self._logits(prompt_BP, prompt_length_B, canvas_BL)
+        reduction = Reduction(
+            num_confidences, token_temperature, token_uniforms_N, with_entropy, with_margin, with_log_probs, banned_ids
+        )
+        prediction = reduce_logits(logits_BLV[wanted_BL], self.spec.mask_id, reduction)
+        if shadow_BL is None:
+            return prediction
+        return replace(prediction, shadow_M=self._shadows(prompt_BP, prompt_length_B, canvas_BL, shadow_BL))
+
+    def _shadows(self, prompt_BP: Tensor, prompt_length_B: Tensor, canvas_BL: Tensor, shadow_BL: Tensor) -> Tensor:
+        """Each token as the model sees it in a canvas where it alone is masked."""
+        row_M, position_M = shadow_BL.nonzero(as_tuple=True)
+        number_M = torch.arange(len(row_M))
+        canvas_ML = canvas_BL[row_M]
+        canvas_ML[number_M, position_M] = self.spec.mask_id
+        logits_MLV = self._logits(prompt_BP[row_M], prompt_length_B[row_M], canvas_ML)
+        logits_MV = logits_MLV[number_M, position_M]
+        logits_MV[:, self.spec.mask_id] = -torch.inf
+        return logits_MV.softmax(1)[number_M, canvas_BL[row_M, position_M]]
+
+    def _logits(self, prompt_BP: Tensor, prompt_length_B: Tensor, canvas_BL: Tensor) -> Tensor:
         P, L = prompt_BP.shape[1], canvas_BL.shape[1]
         distance_P = torch.arange(P, 0, -1)
         is_real_BP = distance_P <= prompt_length_B.unsqueeze(1)
@@ -68,8 +92,7 @@ class HashModel:
         uniform_BLV = (bits_BLV.double() + 0.5) / 2**32
         logits_BLV = -(-uniform_BLV.log()).log() * self._sharpness
         logits_BLV[:, :, self.spec.eos_id] += self._eos_bonus
-        reduction = Reduction(num_confidences, token_temperature, token_uniforms_N, with_entropy, with_margin)
-        return reduce_logits(logits_BLV[wanted_BL], self.spec.mask_id, reduction)
+        return logits_BLV
 
 
 class FixedTextModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,11 @@ def make_record(index: int = 0, *, arm: Arm | None = None, task: str = "sudoku",
         answer="7", text="<answer> 7 </answer>", settings=SETTINGS, response_length=6, seconds=0.5,
     )  # fmt: skip
     return ExampleRecord(**(base | values))
+
+
+def timeless(records: Sequence[ExampleRecord]) -> list[ExampleRecord]:
+    """Records without what no two evaluations share."""
+    return [dataclasses.replace(record, seconds=0.0, is_warm_up=False) for record in records]
 
 
 def records_of(arm: Arm, *, accuracy: float, nfe: int, num: int = 20, task: str = "sudoku") -> list[ExampleRecord]:

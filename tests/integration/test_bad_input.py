@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.config import to_dict
 from cluster.errors import ExitCode
+from cluster.lease import LEASE, RunLease
 from cluster.run_dir import RunDir
-from learner.checkpoint import STATE_FILE, Progress, progress_file
+from cluster.storage import LocalStorage
+from learner.checkpoint import OPTIMIZER_FILE, POLICY_FILE, STATE_FILE, Progress, progress_file
 from learner.config import RESULT_NEUTRAL
 from learner.main import main, resolve
+from policy.factory import make_network
+from policy.weights import to_bytes
 from rollout_workers.models.tiny import CHECKPOINT_DIR
 
 
@@ -26,7 +32,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    """All files but the lease, which says who drives the run or did last."""
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != LEASE]
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +107,9 @@ def held(tmp_path: Path) -> RunDir:
     """A run directory with one checkpoint of the `tiny` preset."""
     path = tmp_path / "run"
     run_dir = RunDir.open(path, to_dict(resolve(["tiny", f"run_dir={path}"])), resume=False, ignore=RESULT_NEUTRAL)
-    run_dir.publish("checkpoints/step-000000", {STATE_FILE: progress_file(Progress())})
+    network = make_network(resolve(["tiny"]).policy, seed=0)
+    files = {POLICY_FILE: to_bytes(network), OPTIMIZER_FILE: b"", STATE_FILE: progress_file(Progress())}
+    run_dir.publish("checkpoints/step-000000", files)
     return run_dir
 
 
@@ -113,7 +123,7 @@ def test_run_directory_of_another_config(capsys: pytest.CaptureFixture[str], hel
 
 def test_run_directory_in_use_without_resume(capsys: pytest.CaptureFixture[str], held: RunDir) -> None:
     before = snapshot(held.path)
-    assert "--resume" in refusal(capsys, f"run_dir={held.path}")
+    assert "--resume" in refusal(capsys, f"run_dir={held.path}", "--resume=never")
     assert snapshot(held.path) == before
 
 
@@ -130,3 +140,47 @@ def test_only_torn_checkpoints(capsys: pytest.CaptureFixture[str], held: RunDir)
     assert "step-000000" in message
     assert "torn" in message
     assert snapshot(held.path) == before
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_run_that_another_process_drives(
+    capsys: pytest.CaptureFixture[str], held: RunDir, resume: tuple[str, ...]
+) -> None:
+    before = snapshot(held.path)
+    with RunLease.acquire(LocalStorage(held.path), where=str(held.path), expiry_s=60.0):
+        message = refusal(capsys, f"run_dir={held.path}", *resume)
+    assert f"'{held.path}' is in use by" in message
+    assert f"process {os.getpid()}" in message
+    assert snapshot(held.path) == before
+
+
+@pytest.mark.parametrize("damage", ["another architecture", "no policy", "another schema"])
+def test_a_checkpoint_that_the_run_cannot_go_on_from(
+    capsys: pytest.CaptureFixture[str], held: RunDir, damage: str
+) -> None:
+    name = "checkpoints/step-000000"
+    files = held.load(name)
+    if damage == "another architecture":
+        files[POLICY_FILE] = to_bytes(make_network(replace(resolve(["tiny"]).policy, hidden_size=32), seed=0))
+    elif damage == "no policy":
+        del files[POLICY_FILE]
+    else:
+        files[STATE_FILE] = files[STATE_FILE].replace(b'"schema": 2', b'"schema": 1')
+    held.publish(name, files)
+    before = snapshot(held.path)
+    message = refusal(capsys, f"run_dir={held.path}")
+    assert f"checkpoint '{held.path}/{name}'" in message
+    quoted = {
+        "another architecture": "'policy.hidden_size': 32 -> ",
+        "no policy": POLICY_FILE,
+        "another schema": "schema 1",
+    }
+    assert quoted[damage] in message
+    assert snapshot(held.path) == before
+
+
+@pytest.mark.parametrize("where", ["s3:/typo", "gs://bucket/run", "s3://Bad_Bucket/run"])
+def test_a_run_directory_of_no_known_kind(capsys: pytest.CaptureFixture[str], where: str) -> None:
+    message = refusal(capsys, f"run_dir={where}", "--dry-run")
+    assert f"config key 'run_dir' is '{where}'" in message
+    assert "s3://BUCKET/PREFIX" in message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -15,8 +14,9 @@ import pytest
 
 from cluster.errors import ExitCode
 from evaluation.pipeline import main
-from evaluation.records import ExampleRecord, read_records
+from evaluation.records import read_records
 from evaluation.results_dir import ResultsDir
+from tests.fakes.records import timeless
 from tests.fakes.runs import make_run
 
 pytestmark = pytest.mark.ray
@@ -24,10 +24,6 @@ pytestmark = pytest.mark.ray
 SWEEP = ("evaluation.heuristics={threshold: [0.5, 0.9], random: [4]}", "evaluation.block_lengths=[12, 24]",
          "evaluation.num_examples=24", "evaluation.lease_examples=4", "rollout.num_workers=1")  # fmt: skip
 NUM_ROWS = 24 * (2 * 2 + 2 * 1 + 1)
-
-
-def timeless(records: list[ExampleRecord]) -> list[ExampleRecord]:
-    return [dataclasses.replace(record, seconds=0.0, is_warm_up=False) for record in records]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -16,11 +15,18 @@ import torch
 from safetensors.torch import load
 
 from cluster.errors import ExitCode
-from evaluation.arms import LEARNED, temperature_of
+from cluster.mirror import RunMirror
+from cluster.run_dir import RunDir
+from evaluation.arms import temperature_of
 from evaluation.records import ExampleRecord, read_records
+from learner.archive import archive_file, read_trajectories
 from learner.main import resolve
 from learner.run import run
+from policy.learned import make_distribution, score_steps
 from policy.weights import from_bytes
+from tests.fakes.processes import living_actors, processes_with
+from tests.fakes.records import timeless
+from tests.fakes.s3_server import BUCKET, S3Server
 
 pytestmark = pytest.mark.ray
 
@@ -41,7 +47,7 @@ SMALL = (
 )
 
 
-def train(path: Path, *overrides: str, resume: bool = False, should_stop: object = lambda: False) -> int:
+def train(path: Path, *overrides: str, resume: bool | None = False, should_stop: object = lambda: False) -> int:
     assert callable(should_stop)
     return run(resolve(["tiny", *SMALL, f"run_dir={path}", *overrides]), resume=resume, should_stop=should_stop)
 
@@ -50,10 +56,7 @@ def outcome(path: Path) -> tuple[list[tuple[int, dict[str, float]]], bytes, list
     """What a run decided: metric values and the evaluation's records (times aside), and final weights."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     newest = sorted((path / "checkpoints").iterdir())[-1]
-    records = [
-        dataclasses.replace(record, seconds=0.0, is_warm_up=False)
-        for record in read_records(path / "evaluation" / "records.jsonl")
-    ]
+    records = timeless(read_records(path / "evaluation" / "records.jsonl"))
     return [(line["step"], line["values"]) for line in lines], (newest / "policy.safetensors").read_bytes(), records
 
 
@@ -65,8 +68,8 @@ def undisturbed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_run_writes_everything(undisturbed: Path) -> None:
-    for name in ("config.yaml", "metrics.jsonl", "samples.jsonl", "plots/learning.png", "evaluation/pareto.png",
-                 "evaluation/summary.csv", "evaluation/detailed.csv", "evaluation/results.json",
+    for name in ("config.yaml", "metrics.jsonl", "samples.jsonl", "plots/learning.png", "report.html",
+                 "evaluation/pareto.png", "evaluation/summary.csv", "evaluation/detailed.csv", "evaluation/results.json",
                  "evaluation/manifest.json"):  # fmt: skip
         assert (undisturbed / name).stat().st_size > 0, name
     steps = [step for step, _ in outcome(undisturbed)[0]]
@@ -77,7 +80,7 @@ def test_policy_file_carries_the_temperature_it_was_evaluated_at(undisturbed: Pa
     data = (undisturbed / "policy.safetensors").read_bytes()
     temperature = from_bytes(data, where="policy.safetensors").config.policy_temperature
     records = outcome(undisturbed)[2]
-    assert {temperature_of(record.arm) for record in records if record.sampler == LEARNED} == {temperature}
+    assert {temperature_of(record.arm) for record in records if record.arm.is_learned} == {temperature}
     best = json.loads((undisturbed / "evaluation" / "results.json").read_text())["policies"][""]
     trained, product = load((undisturbed / best / "policy.safetensors").read_bytes()), load(data)
     assert trained.keys() == product.keys()
@@ -102,31 +105,33 @@ def test_same_result_with_one_actor(undisturbed: Path, tmp_path: Path) -> None:
     assert outcome(tmp_path / "run") == outcome(undisturbed)
 
 
+def num_lines(path: Path) -> int:
+    metrics = path / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
 def test_stop_and_resume_gives_the_same_result(undisturbed: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    calls = iter(range(1000))
-    assert train(path, should_stop=lambda: next(calls) >= 9) == ExitCode.RESUMABLE
-    assert 0 < len((path / "metrics.jsonl").read_text().splitlines()) < 5
+    assert train(path, should_stop=lambda: num_lines(path) >= 3) == ExitCode.RESUMABLE
+    assert num_lines(path) == 3
     assert train(path, resume=True) == ExitCode.FINISHED
     assert outcome(path) == outcome(undisturbed)
 
 
-def test_killed_actor_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
+def test_actors_that_are_killed_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    """In the second step one process each of rollout actors, graders, learner ranks and the weight store is killed."""
     path = tmp_path / "run"
-    killed: list[int] = []
+    left = ["RolloutWorker", "GraderActor", "LearnerRank", "_WeightStoreActor"]
 
-    def kill_once() -> bool:
-        """Called after each lease: kills one rollout actor's process in the second step."""
-        lines = path / "metrics.jsonl"
-        if not killed and lines.exists() and len(lines.read_text().splitlines()) >= 2:
-            listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-            workers = [int(line.split()[0]) for line in listed.splitlines() if "ray::RolloutWorker" in line]
-            os.kill(workers[0], signal.SIGKILL)
-            killed.append(workers[0])
+    def kill_one() -> bool:
+        if left and num_lines(path) >= 2 and (pids := living_actors(left[0])):
+            os.kill(pids[0], signal.SIGKILL)
+            left.pop(0)
         return False
 
-    assert train(path, "rollout.num_workers=2", should_stop=kill_once) == ExitCode.FINISHED
-    assert killed
+    arguments = ("rollout.num_workers=2", "rollout.num_graders=1")
+    assert train(path, *arguments, should_stop=kill_one) == ExitCode.FINISHED
+    assert not left
     assert outcome(path) == outcome(undisturbed)
 
 
@@ -134,7 +139,10 @@ def test_killed_actor_changes_nothing(undisturbed: Path, tmp_path: Path) -> None
 def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "learner.main", "tiny", *SMALL, f"run_dir={path}", "learner.num_steps=1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    mark = {"RUN_OF_TEST": str(path)}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | mark
+    )
     try:
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and process.poll() is None:
@@ -148,3 +156,36 @@ def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, 
     assert process.returncode == ExitCode.RESUMABLE, output
     assert "--resume" in output
     assert any((path / "checkpoints").iterdir())
+    deadline = time.monotonic() + 20
+    while (left := processes_with(mark)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left, "nothing of a run outlives it"
+
+
+def test_a_run_in_s3_that_is_stopped_and_goes_on_gives_the_same_result(
+    undisturbed: Path, s3_server: S3Server, tmp_path: Path
+) -> None:
+    settings = (
+        f"run_dir=s3://{BUCKET}/runs/whole",
+        f"storage.endpoint={s3_server.endpoint}",
+        "storage.addressing_style=path",
+        "trajectories.archive=true",
+    )
+    calls = iter(range(1000))
+    assert train(tmp_path, *settings, resume=None, should_stop=lambda: next(calls) >= 9) == ExitCode.RESUMABLE
+    assert train(tmp_path, *settings, resume=None) == ExitCode.FINISHED
+    run = RunDir(tmp_path / "copy")
+    storage = s3_server.storage("runs/whole")
+    RunMirror(run, storage).pull()
+    assert outcome(run.path) == outcome(undisturbed)
+    for name in ("run.log", "samples.jsonl", "policy.safetensors", "report.html", "evaluation/results.json"):
+        assert (run.path / name).stat().st_size > 0, name
+    # What was archived scores under the weights that decided as it was recorded.
+    network = from_bytes(run.load("checkpoints/step-000002")["policy.safetensors"], where="step 2")
+    archive = archive_file(tmp_path, 3)
+    archive.write_bytes(storage.read(f"trajectories/{archive.name}"))
+    batch = read_trajectories(archive)
+    assert {row.weight_version for row in batch.rows} == {2}
+    with torch.no_grad():
+        scored = score_steps(network, make_distribution(network.config), batch.steps).log_prob_N
+    assert torch.allclose(scored, torch.from_numpy(batch.steps.log_prob_N), atol=1e-4)

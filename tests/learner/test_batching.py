@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -7,24 +8,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.batching import UpdateBatch, make_update_batch
+from learner.batching import UpdateBatch, take_share
+from learner.update_plan import UpdateRows, make_update_plan
 from policy.trajectory import TrajectoryBatch
 from tests.learner.records import make_row, random_steps
 
 
 def part(groups: list[int], nfes: list[int], *, seed: int = 0) -> TrajectoryBatch:
-    rows = tuple(make_row(group, nfe) for group, nfe in zip(groups, nfes, strict=True))
+    rows = tuple(make_row(group, nfe, length=4) for group, nfe in zip(groups, nfes, strict=True))
     offsets = np.concatenate([[0], np.cumsum(nfes)]).astype(np.int64)
     return TrajectoryBatch(rows, random_steps(sum(nfes), seed=seed), offsets)
 
 
-def update_batch(
+def shares(
     parts: list[TrajectoryBatch], rewards: list[float], valid: list[bool] | None = None, *,
-    normaliser: Any = "per_rollout",
-) -> UpdateBatch:  # fmt: skip
-    return make_update_batch(
-        parts, np.asarray(rewards), np.asarray(valid or [True] * len(rewards)), advantage="mean", normaliser=normaliser
-    )
+    normaliser: Any = "per_rollout", num_ranks: int = 1, fetched: list[list[int]] | None = None,
+) -> list[UpdateBatch]:  # fmt: skip
+    rows = UpdateRows.of([each.rows for each in parts], rewards, valid or [True] * len(rewards))
+    plan = make_update_plan(rows, advantage="mean", normaliser=normaliser)
+
+    def fetch(numbers: list[int]) -> list[TrajectoryBatch]:
+        if fetched is not None:
+            fetched.append(numbers)
+        return [parts[number] for number in numbers]
+
+    return [take_share(plan, plan.share(rank, num_ranks), rows, fetch) for rank in range(num_ranks)]
+
+
+def update_batch(parts: list[TrajectoryBatch], rewards: list[float], *others: Any, **settings: Any) -> UpdateBatch:
+    return shares(parts, rewards, *others, **settings)[0]
 
 
 # Groups 4 and 5 straddle nothing: a lease holds whole groups.
@@ -59,7 +71,8 @@ def test_per_step_weights_are_equal() -> None:
 
 def test_a_batch_without_any_signal_is_empty() -> None:
     batch = update_batch(PARTS, [1.0] * 7)
-    assert (len(batch.steps), len(batch.advantage_N), len(batch.weight_N), batch.num_rows) == (0, 0, 0, 7)
+    assert (batch.steps, batch.num_steps, len(batch.advantage_N), len(batch.weight_N)) == (None, 0, 0, 0)
+    assert batch.num_rows == 7
     assert list(batch.micro_batches(4)) == []
 
 
@@ -78,3 +91,29 @@ def test_micro_batches_cover_every_step_once_in_order(nfes: list[int], size: int
     spans = list(batch.micro_batches(size))
     assert [i for span in spans for i in range(span.start, span.stop)] == list(range(sum(nfes)))
     assert all(1 <= span.stop - span.start <= size for span in spans)
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=30), st.integers(1, 6), st.data())
+def test_ranks_share_all_rows_in_order_with_the_weights_of_the_whole(
+    nfes: list[int], num_ranks: int, data: Any
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(nfes)), max_size=3)))
+    bounds = [0, *cuts, len(nfes)]
+    parts = [
+        part([0] * (stop - start), nfes[start:stop], seed=start)
+        for start, stop in itertools.pairwise(bounds)
+        if stop > start
+    ]
+    rewards = [float(number) for number in range(len(nfes))]
+    (whole,) = shares(parts, rewards)
+    fetched: list[list[int]] = []
+    split = shares(parts, rewards, num_ranks=num_ranks, fetched=fetched)
+    assert whole.steps is not None
+    held = [each.steps.log_prob_N for each in split if each.steps is not None]
+    np.testing.assert_array_equal(np.concatenate(held), whole.steps.log_prob_N)
+    np.testing.assert_array_equal(np.concatenate([each.weight_N for each in split]), whole.weight_N)
+    np.testing.assert_array_equal(np.concatenate([each.advantage_N for each in split]), whole.advantage_N)
+    assert {(each.num_rows, each.num_update_steps) for each in split} == {(len(nfes), sum(nfes))}
+    # Nobody has more than an even share and one row, and a lease result goes to those alone that learn from it.
+    assert max(each.num_steps for each in split) <= sum(nfes) / num_ranks + max(nfes)
+    assert sum(len(numbers) for numbers in fetched) <= len(parts) + num_ranks - 1

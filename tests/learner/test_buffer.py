@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 
 from learner.buffer import Entry, TrajectoryBuffer
 from rollout_workers.engine import EngineStats
-from rollout_workers.rollout import Lease, LeaseSummary, UnmaskerSpec
+from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
+from rollout_workers.tasks import Split
 
 
 def entry(lease_id: int, *, version: int = 0, trajectories: str = "") -> Entry:
-    lease = Lease(lease_id, 0, UnmaskerSpec(weight_version=version), (), 8)
+    group = GroupRequest(0, "arithmetic", Split.TRAIN, 0, 1)
+    lease = Lease(lease_id, 0, UnmaskerSpec(weight_version=version), (group,), 8)
     return Entry(LeaseSummary(lease, (), (), (), (), (), (), EngineStats(), {}), trajectories or f"of {lease_id}")
 
 

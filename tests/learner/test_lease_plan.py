@@ -98,3 +98,23 @@ def test_the_speed_exponent_moves_linearly_from_the_first_update_of_grpo_to_the_
     assert [made.alpha(step) for step in range(6)] == pytest.approx([0.4, 0.4, 0.4, 0.6, 0.8, 1.0])
     assert {lease.alpha for lease in made.leases(PICKS, first_group=0, step=5)} == {made.alpha(5)}
     assert plan().alpha(3) is None
+
+
+MIXTURE = {"task": {"arithmetic": 1, "arithmetic@second": 1}, "models": {"second": {"name": "other"}}}
+MIXED_PICKS = [Pick(task, index) for index in (5, 9, 7) for task in ("arithmetic", "arithmetic@second")][:5]
+
+
+@pytest.mark.parametrize("steering", [{}, STEERING])
+def test_a_lease_has_one_model_and_all_groups_are_posed(steering: dict[str, Any]) -> None:
+    settings = {
+        "learner": {"prompts_per_step": 5, "group_size": 3, "steering": steering},
+        "rollout": {"lease_groups": 1},
+    }
+    mixed = LeasePlan(build(RunConfig, {**settings, **MIXTURE}), block_length=12)
+    found = mixed.leases(MIXED_PICKS, first_group=0, step=0)
+    assert [lease.id for lease in found] == list(range(len(found)))
+    assert {lease.model for lease in found} == {"", "second"}
+    assert all(len({group.task for group in lease.groups}) == 1 for lease in found)
+    own = [group for lease in found if lease.unmasker.expert is None for group in lease.groups]
+    assert {(group.group, group.task) for group in own} == {(n, pick.task) for n, pick in enumerate(MIXED_PICKS)}
+    assert len(found) <= mixed.max_leases_per_step

@@ -10,7 +10,9 @@ import yaml
 from cluster.config import build, to_dict
 from cluster.errors import ExitCode
 from learner.config import RESULT_NEUTRAL, RunConfig
+from learner.lease_plan import LeasePlan
 from learner.main import main, presets, resolve
+from rollout_workers.tasks.stream import Pick
 from tests.learner.refusals import refusal
 
 
@@ -88,10 +90,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("learner.clip_low=1.5", "'learner.clip_low' is 1.5 (float)", "a number > 0.0 and <= 1.0"),
         ("learner.adam_beta2=1", "'learner.adam_beta2' is 1 (int)", "a number >= 0.0 and < 1.0"),
         ("learner.advantage=gae", "'learner.advantage' is 'gae' (str)", "'mean', 'mean_std', 'leave_one_out'"),
-        ("learner.max_weight_lag=2", "'learner.max_weight_lag' is 2 (int)", "one of 0"),
+        ("learner.max_weight_lag=-1", "'learner.max_weight_lag' is -1 (int)", "an integer >= 0"),
+        ("rollout.min_workers=3", "'rollout.min_workers' is 3", "at most num_workers = 2"),
         ("learner=3", "'learner' is 3 (int)", "a section with any of"),
         ("task=gsm", "'task' is 'gsm'", "arithmetic, sudoku"),
         ("task={}", "'task' is {}", "one task or more"),
+        ("task=arithmetic@second", "'arithmetic@second'", "a name in models (none are configured)"),
+        ("models={second: {name: x}}", "'models.second' decodes no task of this run", "TASK@second"),
+        ("models={a-b: {name: x}}", "'a-b'", "letters, digits"),
         ("task={arithmetic: 0}", "'task.arithmetic' is 0", "a number > 0"),
         ("task_settings.sudoku.few_shot=2", "'task_settings.sudoku' belongs to no task", "arithmetic"),
         ("task_settings.arithmetic.few=2", "'task_settings.arithmetic.few'", "few_shot"),
@@ -112,6 +118,19 @@ def test_a_mistaken_override_is_quoted_with_what_is_allowed(override: str, quote
     assert allowed in message.partition("allowed")[2]
 
 
+def test_models_are_those_that_tasks_name_and_share_a_device() -> None:
+    second = "models={second: {name: other}, third: {name: another}}"
+    config = resolve(["tiny", second, "task={sudoku@second: 1, arithmetic@third: 2, sudoku@third: 1}"])
+    assert list(config.model_configs) == ["second", "third"]
+    assert list(config.task_configs) == ["sudoku@second", "arithmetic@third", "sudoku@third"]
+    assert list(resolve(["tiny"]).model_configs) == [""]
+    message = refusal("tiny", "models={second: {name: x, device: cuda}}", "task={arithmetic: 1, arithmetic@second: 1}")
+    assert (
+        message == "config key 'models.second.device' is 'cuda'; allowed: 'cpu', the device of the run's other models"
+    )
+    assert "'task_settings.math'" in refusal("tiny", "task_settings.math.parity=true")
+
+
 def test_every_result_neutral_key_exists() -> None:
     for key in RESULT_NEUTRAL:
         section = to_dict(RunConfig())
@@ -130,6 +149,36 @@ def test_a_dry_run_prints_the_resolved_whole_with_derived_numbers(capsys: pytest
     assert "leases per update: 3 of 8 rows" in derived
     assert "5 updates x 2 iterations = 10" in derived
     assert "training prompts: 30, rows: 120" in derived
+
+
+def test_derived_numbers_count_experts_and_imitated_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    experts = ("learner.steering.parameters=[0.9, 0.7]", "learner.steering.block_length=16", "learner.clip_high=0.2")
+    sizes = (
+        "learner.prompts_per_step=6",
+        "learner.group_size=4",
+        "learner.num_steps=5",
+        "learner.imitation.num_steps=2",
+    )
+    config = resolve(["tiny", *sizes, *experts])
+    assert main(["tiny", *sizes, *experts, "--dry-run"]) == ExitCode.FINISHED
+    derived = capsys.readouterr().out.partition("# derived:")[2]
+    assert "6 prompts x (4 samples + 2 experts) = 36" in derived
+    plan = LeasePlan(config, block_length=48)
+    picks = [Pick("arithmetic", index) for index in range(6)]
+    leases = plan.leases(picks, first_group=0, step=2)
+    num_experts = sum(lease.unmasker.expert is not None for lease in leases)
+    assert f"{len(leases) - num_experts} of 8 rows, and 2 x {num_experts // 2} of experts" in derived
+    rows = [
+        group.num_samples for step in range(7) for lease in plan.leases(picks, first_group=0, step=step)
+        for group in lease.groups
+    ]  # fmt: skip
+    assert f"training prompts: 42, rows: {sum(rows)}" in derived
+
+
+def test_a_dry_run_says_which_actor_hosts_what(capsys: pytest.CaptureFixture[str]) -> None:
+    mixture = ("models={second: {name: other}}", "task={sudoku: 1, sudoku@second: 1}", "rollout.num_workers=3")
+    assert main(["tiny", *mixture, "--dry-run"]) == ExitCode.FINISHED
+    assert "rollout actors host: model; models.second; model" in capsys.readouterr().out
 
 
 def test_a_mistake_ends_with_exit_code_two_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:

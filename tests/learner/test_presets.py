@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.config import build, load_yaml, merge, to_dict
 from learner.config import RunConfig
-from learner.main import presets, resolve
+from learner.main import main, presets, resolve
 from tests.learner.refusals import refusal
 
 FOLDER = Path(__file__).parents[2] / "learner" / "presets"
@@ -240,6 +241,7 @@ def test_parity_has_the_quirks_of_the_release_and_nothing_else() -> None:
         "policy.confidence_features": "raw",
         "policy.time_embedding": "legacy",
         "policy.scope": "canvas",
+        "policy.see_block": False,
         "policy.distribution": "bernoulli",
     }
     config = resolve(["paper_a_parity"])
@@ -254,6 +256,44 @@ def test_parity_is_what_the_reader_of_reference_checkpoints_calls_so() -> None:
     from policy.reference import PARITY
 
     assert_holds(resolve(["paper_a_parity"]), {f"policy.{key}": value for key, value in PARITY.items()})
+
+
+def test_parity_lies_over_the_file_and_beneath_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: tiny\nparity: true\npolicy: {time_embedding: sinusoidal, hidden_size: 32}\n")
+    config = resolve([str(path)])
+    assert (config.policy.time_embedding, config.policy.see_block, config.policy.hidden_size) == ("legacy", False, 32)
+    assert resolve([str(path), "parity=false"]).policy.time_embedding == "sinusoidal"
+    for settings in (["tiny", "parity=true"], [str(path)]):
+        overridden = resolve([*settings, "policy.distribution=bernoulli_argmax"])
+        assert (overridden.policy.distribution, overridden.policy.time_embedding) == ("bernoulli_argmax", "legacy")
+    on_the_line = resolve(["paper_a", "parity=true", "run_dir=runs/paper_a_parity"])
+    assert on_the_line == resolve(["paper_a_parity"])
+
+
+def test_parity_grades_the_tasks_of_the_run_that_have_it() -> None:
+    assert list(resolve(["paper_a_parity", "task=gsm8k"]).task_settings) == ["gsm8k"]
+    assert resolve(["paper_a_parity", "task=arithmetic"]).task_settings == {}
+    assert resolve(["llada_block32_alpha1_dpls", "parity=true"]).policy.distribution == "dpls"
+
+
+@pytest.mark.parametrize(
+    ("settings", "quoted"),
+    [
+        (("tiny", "parity=1"), "'parity' is 1 (int); allowed: true, false"),
+        (("paper_b", "parity=true"), "no policy.network 'upo'; allowed: 'dit_confidence', 'dit_hidden'"),
+        (("tiny", "parity=true", "policy.distribution=categorical"), "no policy.distribution 'categorical'; allowed: "),
+    ],
+)
+def test_parity_is_refused_where_the_release_has_no_such_thing(settings: tuple[str, ...], quoted: str) -> None:
+    assert quoted in refusal(*settings)
+
+
+def test_a_dry_run_shows_what_parity_expands_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["paper_a", "parity=true", "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert "  time_embedding: legacy\n" in output
+    assert build(RunConfig, yaml.safe_load(output)) == resolve(["paper_a", "parity=true"])
 
 
 @pytest.mark.parametrize("name", PAPER_B)

@@ -5,30 +5,93 @@ import torch
 
 from policy.config import PolicyConfig
 from policy.distributions import Bernoulli, BernoulliArgmax
-from policy.factory import HEURISTICS, make_heuristic, make_learned, make_network
+from policy.factory import (
+    HEURISTICS,
+    canonical_name,
+    heuristic_parameters,
+    make_heuristic,
+    make_learned,
+    make_network,
+    whole_numbers,
+)
 from policy.scope import Scope
 
 SMALL = PolicyConfig(hidden_size=16, feed_forward_size=16, time_embed_size=8)
 
 
 def test_each_heuristic_is_made_by_its_name() -> None:
-    made = {name: type(make_heuristic(name, 1)).__name__ for name in HEURISTICS}
+    made = {
+        name: type(make_heuristic(name, 1)).__name__ for name in ("random", "low_confidence", "threshold", "factor")
+    }
     assert made == {
         "random": "RandomOrder",
         "low_confidence": "LowConfidence",
         "threshold": "Threshold",
-        "margin": "Margin",
-        "entropy": "Entropy",
         "factor": "Factor",
     }
-    assert {name for name, kind in HEURISTICS.items() if kind.is_random} == {"random"}
-    assert all(make_heuristic(name, 1).needs.scope is Scope.BLOCK for name in HEURISTICS)
+    assert {name for name, kind in HEURISTICS.items() if kind.is_random} == {"random", "info_gain", "smc"}
+
+
+def test_what_a_policy_may_learn_from_is_decided_by_the_pass_alone() -> None:
+    for name, kind in HEURISTICS.items():
+        assert kind.description
+        assert kind.source
+        if kind.is_expert:
+            needs = make_heuristic(name, {}).needs
+            assert needs.is_plain
+            assert needs.scope is Scope.BLOCK
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "parameters", "canonical"),
+    [
+        ("threshold", 0.5, {"tau": 0.5}, "threshold"),
+        ("threshold", {}, {"tau": 0.9}, "threshold"),
+        ("threshold=0.7", {}, {"tau": 0.7}, "threshold"),
+        ("klass", {"tau": 0.8, "kl": 0.01, "history": 2}, {"tau": 0.8}, "klass"),
+        ("klass", {"kl": 0.005, "eos": "last"}, {"tau": 0.9, "kl": 0.005, "eos": "last"}, "klass(kl=0.005,eos=last)"),
+        ("klass(kl=0.005, eos=last)", 0.9, {"tau": 0.9, "kl": 0.005, "eos": "last"}, "klass(kl=0.005,eos=last)"),
+        ("eb_margin:0.5", {}, {"gamma": 0.5}, "eb_margin"),
+    ],
+)
+def test_equal_settings_have_one_canonical_form(
+    name: str, entry: object, parameters: dict[str, object], canonical: str
+) -> None:
+    assert heuristic_parameters(name, entry) == parameters
+    assert canonical_name(name, entry) == canonical
+    assert heuristic_parameters(canonical, next(iter(parameters.values()))) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        ("klas", 0.9, "unknown heuristic 'klas'; did you mean 'klass'? allowed: random, "),
+        ("klass", {"taw": 1}, "unknown parameter 'taw' of heuristic 'klass'; did you mean 'tau'? allowed: tau, kl, "),
+        ("klass", {"history": 1.5}, "parameter 'history' of heuristic 'klass' is 1.5; allowed: an integer >= 1"),
+        ("eb_entropy", -1, "parameter 'gamma' of heuristic 'eb_entropy' is -1; allowed: a number >= 0"),
+        ("dus", 1, "parameter 'base' of heuristic 'dus' is 1; allowed: an integer >= 2"),
+        ("credit", {"eos": "last"}, "parameter 'eos' of heuristic 'credit' is 'last'; allowed: allow, never"),
+        ("klass(tau)", {}, "heuristic 'klass(tau)' is malformed; allowed: NAME, NAME=VALUE or NAME(PARAMETER=VALUE, ...)"),
+        ("adablock", {"delimiter": 3}, "parameter 'delimiter' of heuristic 'adablock' is 3; allowed: text"),
+        ("adablock", {}, "heuristic 'adablock' needs the ids of a model; allowed: where a model is loaded"),
+        ("threshold", {"eos": "never"}, "heuristic 'threshold' needs the ids of a model; allowed: where a model is loaded"),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_is_one_line(name: str, entry: object, message: str) -> None:
+    with pytest.raises(ValueError, match="allowed") as caught:
+        make_heuristic(name, entry)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_floats_of_a_sweep_are_counts() -> None:
+    assert heuristic_parameters("klass", whole_numbers({"history": 3.0, "tau": 1.0})) == {"tau": 1.0, "history": 3}
 
 
 def test_an_unknown_heuristic_is_quoted_beside_the_known_ones() -> None:
     with pytest.raises(
         ValueError,
-        match=r"^unknown heuristic 'fastdllm'; allowed: random, low_confidence, threshold, margin, entropy, factor$",
+        match=r"^unknown heuristic 'fastdllm'; allowed: random, low_confidence, threshold, margin, entropy, factor, ",
     ):
         make_heuristic("fastdllm", 0.9)
 

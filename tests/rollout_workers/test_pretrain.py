@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 from rollout_workers.models.load import load_model, load_tokenizer
+from rollout_workers.models.tiny import pretrain
 from rollout_workers.models.tiny.corpus import Corpus
 from rollout_workers.models.tiny.pretrain import (
+    EXPORT,
+    OUTPUTS,
+    RECIPES,
     Pretraining,
     Recipe,
     build_model,
@@ -87,6 +92,36 @@ def test_the_exported_folder_loads_as_the_trained_model(tmp_path):
     loaded = load_model(str(folder))
     assert all(torch.equal(weights[name], value) for name, value in loaded.model.state_dict().items())
     assert load_tokenizer(str(folder)).mask_id == loaded.spec.mask_id
+
+
+def test_the_second_recipe_has_another_width_depth_and_seed():
+    shipped, second = RECIPES["shipped"], RECIPES["second"]
+    assert second.hidden_size != shipped.hidden_size
+    assert second.seed != shipped.seed
+    depths = [each.num_shallow_layers if each.num_shallow_cycles else each.num_layers for each in (shipped, second)]
+    assert depths[0] != depths[1]
+
+
+def test_the_command_trains_a_recipe_with_overrides_to_where_studies_look_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrain, "report", lambda examiner, **options: None)
+    small = {
+        "hidden-size": 16,
+        "num-heads": 2,
+        "feed-forward-size": 16,
+        "arithmetic-rows": 2,
+        "sudoku-rows": 2,
+        "num-steps": 2,
+    }
+    options = [text for name, value in small.items() for text in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["pretrain", "--recipe", "second", *options])
+    pretrain.main()
+    model = load_model(str(OUTPUTS["second"] / EXPORT)).model
+    assert (model.config.hidden_size, model.config.num_hidden_layers) == (16, RECIPES["second"].num_layers)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    pretrain.main()
+    again = load_model(str(OUTPUTS["second"] / EXPORT)).model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in again.items())
 
 
 def test_the_learning_rate_warms_up_and_falls_in_each_cycle():

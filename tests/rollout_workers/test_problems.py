@@ -67,7 +67,8 @@ def train(tmp_path: Path) -> str:
 
 def problems(task: DatasetTask, *, max_tokens: int | None = None, long_prompts="error", **others) -> ProblemSet:
     tasks = {task.name: task} | others
-    return ProblemSet(tasks, dict.fromkeys(tasks, 1.0), 0, PromptLimit(TOKENIZER, max_tokens, long_prompts))
+    limits = dict.fromkeys(tasks, PromptLimit(TOKENIZER, max_tokens, long_prompts))
+    return ProblemSet(tasks, dict.fromkeys(tasks, 1.0), 0, limits)
 
 
 def prompts(task: DatasetTask, split: Split) -> list[str]:

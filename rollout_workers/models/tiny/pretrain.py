@@ -1,8 +1,10 @@
-"""Trains the tiny dLLM from scratch: `python -m rollout_workers.models.tiny.pretrain --output DIR`.
+"""Trains a tiny dLLM from scratch: `python -m rollout_workers.models.tiny.pretrain [--recipe NAME] [--output DIR]`.
 
 Masked diffusion training in the plain form: cross-entropy averaged over the masked positions of the canvas (no 1/t weight), in
 two stages. Three layers learn the tasks; then the last layer is dropped and the rest trained on. A deep tiny network looks several
 steps of a chain ahead in one pass, which real dLLMs on real problems do not; with two layers the order of unmasking matters.
+The recipe `shipped` is that of the model in this package. `second` is a model of another width, depth and seed, which keeps its
+three layers: what a policy finds when it moves to another dLLM.
 
 Resumable: the state is saved every `--save-every` steps, and the same command goes on from it to the same weights.
 """
@@ -14,7 +16,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -57,6 +59,15 @@ class Recipe:
     @property
     def total_steps(self) -> int:
         return self.num_steps + self.num_shallow_cycles * self.num_shallow_steps
+
+
+RECIPES = {
+    "shipped": Recipe(),
+    "second": Recipe(num_steps=4000, num_shallow_cycles=0, hidden_size=160, feed_forward_size=400, seed=1),
+}
+OUTPUTS = {"shipped": Path("runs/tiny-pretrain"), "second": Path("runs/tiny-second")}
+EXPORT = "checkpoint"
+"""Folder of the finished model in the output."""
 
 
 def build_model(recipe: Recipe, *, shallow: bool) -> LlamaForCausalLM:
@@ -199,7 +210,7 @@ class Pretraining:
 
     def export(self) -> Path:
         """Writes the model and its tokenizer in the Hugging Face folder format."""
-        folder = self.output / "checkpoint"
+        folder = self.output / EXPORT
         self.model.save_pretrained(folder)
         build_tokenizer().save_pretrained(folder)
         return folder
@@ -213,15 +224,17 @@ def _progress_line(training: Pretraining, averages: dict[str, float], started: f
 
 
 def main() -> None:
-    recipe = Recipe()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/tiny-pretrain"))
+    parser.add_argument("--recipe", choices=list(RECIPES), default="shipped")
+    parser.add_argument("--output", type=Path, help=", ".join(f"{path} for {name}" for name, path in OUTPUTS.items()))
     parser.add_argument("--save-every", type=int, default=250)
-    for name, default in asdict(recipe).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    for name, default in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help="in place of the recipe's")
     arguments = vars(parser.parse_args())
-    output, save_every = arguments.pop("output"), arguments.pop("save_every")
-    training = Pretraining(Recipe(**arguments), output)
+    recipe, save_every = arguments.pop("recipe"), arguments.pop("save_every")
+    output = arguments.pop("output") or OUTPUTS[recipe]
+    given = {key: value for key, value in arguments.items() if value is not None}
+    training = Pretraining(replace(RECIPES[recipe], **given), output)
     if (output / "state.json").exists():
         training.resume()
     corpus = Corpus(build_tokenizer(), seed=training.recipe.seed)

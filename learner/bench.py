@@ -1,0 +1,91 @@
+"""Benchmarks of the distributed system itself: `python -m learner.bench scaling`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.errors import DeadlineExceeded, ExitCode, UserError
+from cluster.logs import wide_console
+from cluster.runtime import start_ray, stop_ray
+from evaluation.environment import environment_record
+from learner.bench_scaling import (
+    control_table,
+    fan_out_table,
+    measure_actors,
+    measure_control,
+    measure_fan_out,
+    plot_scaling,
+)
+
+_CPUS = 128
+"""Logical, so that the sleeping actors of a measurement never wait for a place."""
+
+
+def _scaling(options: argparse.Namespace, console: Console) -> None:
+    folder = Path(options.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = start_ray(address="local", num_cpus=_CPUS)
+    try:
+        with console.status("rows/s of 1 and 2 rollout actors"):
+            actors = measure_actors(num_leases=options.leases, repeats=options.repeats)
+        ratio = actors[2] / actors[1]
+        console.print(
+            f"rollout actors with one thread each: 1 actor {actors[1]:.1f} rows/s, 2 actors {actors[2]:.1f} rows/s, "
+            f"ratio {ratio:.2f}"
+        )
+        with console.status("the driver's ceiling"):
+            control = [
+                measure_control(count, lease_s=options.lease_s, seconds=options.seconds) for count in options.actors
+            ]
+        console.print(control_table(control, lease_s=options.lease_s))
+        with console.status("weights"):
+            fan_out = [measure_fan_out(count, repeats=options.repeats) for count in options.actors]
+        console.print(fan_out_table(fan_out))
+    finally:
+        if started:
+            stop_ray()
+    plot_scaling(control, fan_out, folder / "scaling.png", lease_s=options.lease_s)
+    document = {
+        "environment": environment_record(),
+        "rows_per_s_by_actors": actors,
+        "ratio_of_2_to_1": ratio,
+        "lease_s": options.lease_s,
+        "control": [asdict(line) | {"efficiency": line.efficiency, "ceiling": line.ceiling} for line in control],
+        "weights": [asdict(line) for line in fan_out],
+    }
+    (folder / "scaling.json").write_text(json.dumps(document, indent=1))
+    console.print(f"written: {folder / 'scaling.json'}, {folder / 'scaling.png'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one benchmark; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m learner.bench", description=__doc__)
+    benches = parser.add_subparsers(dest="bench", required=True)
+    scaling = benches.add_parser("scaling", help="more rollout actors, the driver's ceiling, the cost of weights")
+    scaling.set_defaults(run=_scaling)
+    scaling.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="sleeping actors")
+    scaling.add_argument("--lease-s", type=float, default=0.5, help="how long a made-up lease sleeps")
+    scaling.add_argument("--seconds", type=float, default=10.0, help="of each measurement of the ceiling")
+    scaling.add_argument("--leases", type=int, default=24, help="real leases, for 1 and 2 rollout actors")
+    scaling.add_argument("--repeats", type=int, default=3)
+    scaling.add_argument("--folder", default="runs/scaling", help="for scaling.json and scaling.png")
+    options, console = parser.parse_args(arguments), wide_console()
+    try:
+        if min(options.actors) < 1 or max(options.actors) > _CPUS - 1:
+            raise UserError(f"--actors is {options.actors}; allowed: numbers from 1 to {_CPUS - 1}")
+        options.run(options, console)
+    except (UserError, DeadlineExceeded) as error:
+        console.print(f"error: {error}", style="red", soft_wrap=True)
+        return ExitCode.CRASH if isinstance(error, DeadlineExceeded) else ExitCode.USER_ERROR
+    return ExitCode.FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""One run whose rollout actors host different dLLMs and tasks: each row by its own model, whoever hosts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ExitCode
+from rollout_workers.models.tiny.pretrain import Pretraining, Recipe
+from tests.integration.test_training_run import outcome, train
+
+pytestmark = pytest.mark.ray
+
+UNTRAINED = Recipe(hidden_size=16, num_heads=2, num_layers=1, feed_forward_size=16)
+MIXTURE = "task={arithmetic: 1, sudoku@second: 1, arithmetic@second: 2}"
+SETTINGS = (
+    MIXTURE, "learner.num_steps=2", "learner.group_size=2", "evaluation.num_examples=8", "evaluation.heuristics={}",
+    "evaluation.policy_temperatures=[]",
+)  # fmt: skip
+
+
+def test_a_mixture_of_models_gives_the_same_result_on_any_number_of_actors(ray_local: None, tmp_path: Path) -> None:
+    second = f"models.second.name={Pretraining(UNTRAINED, tmp_path).export()}"
+    for num_workers in (2, 1):
+        settings = (*SETTINGS, second, f"rollout.num_workers={num_workers}")
+        assert train(tmp_path / f"run{num_workers}", *settings) == ExitCode.FINISHED
+    metrics, weights, records = outcome(tmp_path / "run1")
+    assert (metrics, weights, records) == outcome(tmp_path / "run2")
+    update = metrics[1][1]
+    # An untrained model solves nothing, so the rows are where they belong.
+    assert update["accuracy_arithmetic"] > 0.2
+    assert update["accuracy_arithmetic_on_second"] == update["accuracy_sudoku_on_second"] == 0
+    assert update["first_ratio_gap"] < 1e-4
+    tasks = [line.partition('"example_id": "')[2].partition("/")[0] for line in records]
+    assert {task: tasks.count(task) for task in tasks} == {
+        "arithmetic": 8, "sudoku@second": 8, "arithmetic@second": 8,
+    }  # fmt: skip

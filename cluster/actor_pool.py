@@ -62,6 +62,8 @@ class PoolSettings:
     """What one actor asks of the cluster."""
     backoff_s: float = 1.0
     """Before the second replacement in a row; it doubles with each."""
+    gives_up_errors: bool = False
+    """Whether an item whose call raises an error is given up; otherwise the error is raised to who collects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,11 @@ class ActorPool:
     def num_live(self) -> int:
         """Actors that are ready."""
         return sum(place.is_live for place in self._places)
+
+    @property
+    def actors(self) -> list[ActorHandle]:
+        """Those that are ready."""
+        return [place.actor for place in self._places if place.actor is not None and place.is_live]
 
     @property
     def is_short(self) -> bool:
@@ -285,18 +292,21 @@ class ActorPool:
         done = []
         while place.flights and place.flights[0].references[0] in arrived:
             flight = place.flights[0]
-            value = None
+            value, failure = None, ""
             try:
                 value = ray.get(flight.references[0])
             except (RayActorError, ObjectLostError) as error:
                 self._lose(place, f"died: {why(error)}")
                 break
             except RayTaskError as error:
-                if not isinstance(error.cause, WorkerFault):
+                if isinstance(error.cause, WorkerFault):
+                    if flight.ticket.number in self._open:
+                        self._lose(place, str(error.cause))
+                        break
+                elif self._settings.gives_up_errors:
+                    failure = f"{type(error.cause).__name__}: {error.cause}"
+                else:
                     raise
-                if flight.ticket.number in self._open:
-                    self._lose(place, str(error.cause))
-                    break
             place.flights.popleft()
             place.failures = 0
             now = self._clock()
@@ -307,7 +317,7 @@ class ActorPool:
                 self.num_duplicates += 1
                 continue
             self._durations.append(now - flight.started)
-            done.append(Done(flight.ticket.number, flight.ticket.item, value, flight.references[1:]))
+            done.append(Done(flight.ticket.number, flight.ticket.item, value, flight.references[1:], failure))
         return done
 
     def _welcome(self, place: _Place) -> None:

@@ -15,16 +15,10 @@ from rich.table import Table
 
 from cluster.errors import ExitCode, UserError
 from cluster.logs import wide_console
-from evaluation.results import (
-    LEARNED,
-    Arm,
-    ArmSummary,
-    ExampleRecord,
-    Interval,
-    RecordFile,
-    paired_reward_difference,
-    summarise,
-)
+from evaluation.arms import Arm
+from evaluation.records import ExampleRecord, read_records
+from evaluation.results import ArmSummary, by_arm, paired_reward_difference, summarise
+from evaluation.statistics import Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +35,8 @@ def compare_runs(runs: dict[str, list[ExampleRecord]]) -> tuple[ArmSummary, list
     heuristics: dict[Arm, list[ExampleRecord]] = {}
     learned: dict[str, tuple[Arm, list[ExampleRecord]]] = {}
     for run, records in runs.items():
-        groups: dict[Arm, list[ExampleRecord]] = {}
-        for record in records:
-            groups.setdefault(Arm(record.sampler, record.parameter, record.block_length), []).append(record)
-        for arm, members in groups.items():
-            if arm.sampler == LEARNED:
+        for arm, members in by_arm(records).items():
+            if arm.is_learned:
                 learned[run] = (arm, members)
             else:
                 heuristics.setdefault(arm, members)
@@ -96,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = Path(run) / "evaluation" / "records.jsonl"
             if not path.is_file():
                 raise UserError(f"'{run}' has no evaluation/records.jsonl; allowed: directories of finished runs")
-            runs[run] = RecordFile(path).read()
+            runs[run] = read_records(path)
         wide_console().print(comparison_table(*compare_runs(runs)))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.ticker
 import numpy as np
 
-from evaluation.results import LEARNED, ArmSummary
+from evaluation.arms import LEARNED
+from evaluation.results import ArmSummary
+from evaluation.statistics import frontier
 
 _COLOURS = {"random": "#9aa0a6", "low_confidence": "#1a73e8", "threshold": "#188038", "factor": "#f9ab00",
             "margin": "#00838f", "entropy": "#795548", LEARNED: "#d93025"}  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 
-def plot_pareto(summaries: Sequence[ArmSummary], path: Path, *, alpha: float, canvas_length: int, title: str) -> None:
+def pareto_png(summaries: Sequence[ArmSummary], *, alpha: float, canvas_length: int, title: str) -> bytes:
     """Accuracy against mean NFE with 95% intervals; grey lines join points of equal reward."""
     figure, axes = _figure(8.5, 5.4)
     blocks = sorted({summary.arm.block_length for summary in summaries})
@@ -27,8 +29,17 @@ def plot_pareto(summaries: Sequence[ArmSummary], path: Path, *, alpha: float, ca
         _draw_equal_rewards(axes, alpha=alpha, canvas_length=canvas_length, bottom=bottom, right=right)
     for summary in sorted(summaries, key=lambda s: s.arm.sampler == LEARNED):
         _draw_arm(axes, summary, _MARKERS[blocks.index(summary.arm.block_length) % len(_MARKERS)])
-    frontier = _frontier([summary for summary in summaries if summary.arm.sampler != LEARNED])
-    axes.plot(*zip(*frontier, strict=True), color="#5f6368", lw=1.2, ls="--", label="heuristic frontier", zorder=1)
+    heuristics = [summary for summary in summaries if summary.arm.sampler != LEARNED]
+    best = frontier((summary.nfe.mean, summary.accuracy.mean) for summary in heuristics)
+    axes.plot(
+        [nfe for nfe, _ in best],
+        [accuracy for _, accuracy in best],
+        color="#5f6368",
+        lw=1.2,
+        ls="--",
+        label="heuristic frontier",
+        zorder=1,
+    )
     for sampler in dict.fromkeys(summary.arm.sampler for summary in summaries):
         axes.plot([], [], "*" if sampler == LEARNED else "o", color=sampler_colour(sampler), label=sampler)
     for number, block in enumerate(blocks):
@@ -40,7 +51,7 @@ def plot_pareto(summaries: Sequence[ArmSummary], path: Path, *, alpha: float, ca
     axes.set_ylabel("accuracy")
     axes.set_title(title, loc="left", fontsize=11)
     axes.legend(fontsize=8, frameon=False, loc="lower right", ncols=2)
-    _save(figure, path)
+    return _png(figure)
 
 
 def _draw_equal_rewards(axes: Any, *, alpha: float, canvas_length: int, bottom: float, right: float) -> None:
@@ -80,7 +91,7 @@ def sampler_colour(sampler: str) -> str:
     return _COLOURS.get(sampler, "#6f42c1")
 
 
-def plot_learning(history: Sequence[dict[str, Any]], path: Path) -> None:
+def learning_png(history: Sequence[dict[str, Any]]) -> bytes:
     """Reward, accuracy and NFE over updates; dots are the validation split."""
     figure, axes_row = _figure(11, 3.2, num_columns=3)
     for axes, name in zip(axes_row, ("reward", "accuracy", "nfe"), strict=True):
@@ -93,16 +104,7 @@ def plot_learning(history: Sequence[dict[str, Any]], path: Path) -> None:
                           label="validation" if prefix else "training")  # fmt: skip
         axes.set(xlabel="policy update", title=name.upper() if name == "nfe" else name)
     axes_row[0].legend(fontsize=8, frameon=False)
-    _save(figure, path)
-
-
-def _frontier(summaries: Sequence[ArmSummary]) -> list[tuple[float, float]]:
-    """Points that no other point beats in both NFE and accuracy, by NFE."""
-    points: list[tuple[float, float]] = []
-    for summary in sorted(summaries, key=lambda s: (s.nfe.mean, -s.accuracy.mean)):
-        if not points or summary.accuracy.mean > points[-1][1]:
-            points.append((summary.nfe.mean, summary.accuracy.mean))
-    return points
+    return _png(figure)
 
 
 def _figure(width: float, height: float, *, num_columns: int = 1) -> Any:
@@ -115,6 +117,7 @@ def _figure(width: float, height: float, *, num_columns: int = 1) -> Any:
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+def _png(figure: Any) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150)
+    return data.getvalue()

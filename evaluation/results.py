@@ -1,73 +1,27 @@
-"""What an evaluation produces: one record per example, and one summary per arm with intervals.
+"""What an evaluation found: a summary per arm with intervals and spread over seeds, and paired tests against the best heuristic.
 
-NFE is the number of forward passes in which a row was live, the same for every sampler. Intervals are 95%: Wilson's for accuracy,
-percentile bootstrap over examples for the rest; comparisons are paired by example.
+NFE is the number of forward passes in which a row was live, the same for every sampler. Comparisons are paired by example.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-LEARNED = "learned"
-_Z = 1.959964
-_NUM_RESAMPLES = 2000
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Arm:
-    """One sampler at one setting."""
-
-    sampler: str
-    parameter: float | None
-    block_length: int
-    is_random: bool = False
-
-    @property
-    def label(self) -> str:
-        """For tables and file names, for instance `threshold 0.9`; a learned policy's parameter is its temperature."""
-        if self.sampler == LEARNED and self.parameter is not None:
-            return f"{LEARNED}, T = {self.parameter:g}"
-        return self.sampler if self.parameter is None else f"{self.sampler} {self.parameter:g}"
+from evaluation.arms import Arm
+from evaluation.records import ExampleRecord
+from evaluation.statistics import Interval, bootstrap, sign_flip_p, wilson
 
 
 @dataclass(frozen=True, slots=True)
-class ExampleRecord:
-    """One decoded example of one arm under one seed."""
+class Spread:
+    """Sample standard deviation of the seeds' means; None for a single seed."""
 
-    sampler: str
-    parameter: float | None
-    block_length: int
-    seed: int
-    example_id: str
-    grade: str
-    score: float
-    nfe: int
-    reward: float
-    status: str
-    num_near_ties: int
-    answer: str
-    text: str
-    prompt_hash: str = ""
-
-    @property
-    def task(self) -> str:
-        """The task that the example belongs to."""
-        return self.example_id.partition("/")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean with its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
+    accuracy: float | None
+    nfe: float | None
+    reward: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +36,31 @@ class ArmSummary:
     num_step_limit: int
     """Rows that ended with masks left."""
     num_grader_errors: int
+    num_seeds: int = 1
+    spread: Spread = Spread(None, None, None)
+    tokens_per_pass: float = 0.0
+    """Response tokens over forward passes."""
+    tokens_per_second: float | None = None
+    """Response tokens over decoding seconds of one actor, first leases left out; None where nothing else was decoded."""
 
 
-def wilson(num_right: float, num: int) -> Interval:
-    """Wilson's interval of a proportion."""
-    share, z2 = num_right / num, _Z**2
-    centre = (share + z2 / (2 * num)) / (1 + z2 / num)
-    half = _Z / (1 + z2 / num) * np.sqrt(share * (1 - share) / num + z2 / (4 * num**2))
-    # Rounding must not push the interval past its own mean.
-    return Interval(share, min(share, max(0.0, float(centre - half))), max(share, min(1.0, float(centre + half))))
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One arm against another on the same examples."""
 
-
-def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> Interval:
-    """Percentile bootstrap of a mean over examples."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(_NUM_RESAMPLES, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    reward: Interval
+    """Mean difference, with its bootstrap interval."""
+    p_reward: float
+    accuracy: float
+    """Mean difference."""
+    p_accuracy: float
+    num_examples: int
 
 
 def summarise(arm: Arm, records: Sequence[ExampleRecord]) -> ArmSummary:
     """Means over examples; several seeds of one example are averaged first. Grader errors count in no mean."""
     valid = [record for record in records if record.grade != "grader_error"]
-    correct = np.array(list(per_example(valid, lambda record: float(record.grade == "correct")).values()))
+    correct = np.array(list(per_example(valid, is_correct).values()))
     nfe = np.array(list(per_example(valid, lambda record: float(record.nfe)).values()))
     reward = np.array(list(per_example(valid, lambda record: record.reward).values()))
     return ArmSummary(
@@ -115,55 +71,78 @@ def summarise(arm: Arm, records: Sequence[ExampleRecord]) -> ArmSummary:
         reward=bootstrap(reward),
         num_step_limit=sum(record.status == "step_limit" for record in records),
         num_grader_errors=len(records) - len(valid),
+        num_seeds=len({record.seed for record in records}),
+        spread=Spread(
+            _spread(valid, is_correct),
+            _spread(valid, lambda record: float(record.nfe)),
+            _spread(valid, lambda record: record.reward),
+        ),
+        tokens_per_pass=sum(r.response_length for r in records) / max(1, sum(r.nfe for r in records)),
+        tokens_per_second=_speed(records),
     )
 
 
-def per_example(records: Sequence[ExampleRecord], value: object) -> dict[str, float]:
+def is_correct(record: ExampleRecord) -> float:
+    """1 for a right answer, else 0."""
+    return float(record.grade == "correct")
+
+
+def _spread(records: Sequence[ExampleRecord], value: Callable[[ExampleRecord], float]) -> float | None:
+    by_seed: dict[int, list[float]] = {}
+    for record in records:
+        by_seed.setdefault(record.seed, []).append(value(record))
+    means = [float(np.mean(values)) for values in by_seed.values()]
+    return float(np.std(means, ddof=1)) if len(means) > 1 else None
+
+
+def _speed(records: Sequence[ExampleRecord]) -> float | None:
+    timed = [record for record in records if not record.is_warm_up]
+    seconds = sum(record.seconds for record in timed)
+    return sum(record.response_length for record in timed) / seconds if seconds > 0 else None
+
+
+def per_example(records: Sequence[ExampleRecord], value: Callable[[ExampleRecord], float]) -> dict[str, float]:
     """Example id -> mean of `value(record)` over its records, by id."""
-    assert callable(value)
     groups: dict[str, list[float]] = {}
     for record in records:
-        groups.setdefault(record.example_id, []).append(float(value(record)))
+        groups.setdefault(record.example_id, []).append(value(record))
     return {example_id: sum(groups[example_id]) / len(groups[example_id]) for example_id in sorted(groups)}
 
 
 def paired_reward_difference(ours: Sequence[ExampleRecord], theirs: Sequence[ExampleRecord]) -> Interval:
     """Mean reward difference over the examples that both arms have, with its bootstrap interval."""
-    mine = per_example(ours, lambda record: record.reward)
-    other = per_example(theirs, lambda record: record.reward)
-    shared = [example_id for example_id in mine if example_id in other]
-    return bootstrap(np.array([mine[example_id] - other[example_id] for example_id in shared]))
+    return bootstrap(_differences(ours, theirs, lambda record: record.reward))
 
 
-class RecordFile:
-    """Example records as JSON lines; what is there already need not be decoded again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self) -> list[ExampleRecord]:
-        """All whole records; a torn last line (a killed run) is dropped from the file."""
-        if not self._path.exists():
-            return []
-        text = self._path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            self._path.write_text(whole)
-        return [ExampleRecord(**json.loads(line)) for line in whole.splitlines()]
-
-    def append(self, records: Sequence[ExampleRecord]) -> None:
-        """Adds records at the end."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.writelines(json.dumps(asdict(record)) + "\n" for record in records)
+def compare_pairs(ours: Sequence[ExampleRecord], theirs: Sequence[ExampleRecord]) -> Comparison | None:
+    """Paired differences over the examples that both arms have valid grades for; None where there is none."""
+    ours = [record for record in ours if record.grade != "grader_error"]
+    theirs = [record for record in theirs if record.grade != "grader_error"]
+    reward = _differences(ours, theirs, lambda record: record.reward)
+    accuracy = _differences(ours, theirs, is_correct)
+    if not len(reward):
+        return None
+    return Comparison(
+        bootstrap(reward), sign_flip_p(reward), float(accuracy.mean()), sign_flip_p(accuracy), len(reward)
+    )
 
 
-def by_arm(records: Sequence[ExampleRecord], arms: Sequence[Arm]) -> Mapping[Arm, list[ExampleRecord]]:
-    """Records of each arm, in the order of `arms`."""
-    index = {(arm.sampler, arm.parameter, arm.block_length): arm for arm in arms}
-    groups: dict[Arm, list[ExampleRecord]] = {arm: [] for arm in arms}
+def _differences(
+    ours: Sequence[ExampleRecord], theirs: Sequence[ExampleRecord], value: Callable[[ExampleRecord], float]
+) -> np.ndarray:
+    mine, other = per_example(ours, value), per_example(theirs, value)
+    return np.array([mine[example_id] - other[example_id] for example_id in mine if example_id in other])
+
+
+def by_arm(records: Sequence[ExampleRecord]) -> Mapping[Arm, list[ExampleRecord]]:
+    """Records of each arm, arms in their own order."""
+    groups: dict[Arm, list[ExampleRecord]] = {}
     for record in records:
-        arm = index.get((record.sampler, record.parameter, record.block_length))
-        if arm is not None:
-            groups[arm].append(record)
-    return groups
+        groups.setdefault(record.arm, []).append(record)
+    return {arm: groups[arm] for arm in sorted(groups)}
+
+
+def best_heuristic(summaries: Sequence[ArmSummary]) -> ArmSummary | None:
+    """The heuristic with the best mean reward: chosen with hindsight on the test problems, which favours the heuristics."""
+    heuristics = [summary for summary in summaries if not summary.arm.is_learned]
+    return max(heuristics, key=lambda summary: summary.reward.mean, default=None)

@@ -1,156 +1,219 @@
-"""Decodes held-out problems under every arm, through the same pool, leases and graders as training."""
+"""Decodes held-out problems under every arm, through the same pool, leases and graders as training.
+
+A shard is one lease: examples of one arm under one seed. What the results directory has already is not decoded again, and a shard
+that fails is reported while the others go on.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from cluster.errors import UserError
+from cluster.actor_pool import PoolExhausted
+from cluster.errors import DeadlineExceeded, RunFailure
+from evaluation.arms import Arm, unmasker_of
 from evaluation.config import EvaluationConfig
-from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
-from policy.factory import canonical_name, heuristic_kind, heuristic_parameters, whole_numbers
-from rollout_workers.config import check_block_length
+from evaluation.records import ExampleRecord, sort_records
+from evaluation.results_dir import ResultsDir
+from evaluation.traces import trace_document
+from rollout_workers.engine import FORWARD, POLICY, SCHEDULING
 from rollout_workers.hosting import by_model
 from rollout_workers.pool import RolloutPool
-from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
+from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary
 from rollout_workers.tasks import Split
 from rollout_workers.tasks.stream import Pick
 
-
-def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "evaluation") -> list[Arm]:
-    """Every heuristic at every parameter and block length; bad names, values and blocks are UserErrors."""
-    blocks = config.block_lengths or _halves(canvas_length)
-    for block in blocks:
-        check_block_length(block, canvas_length, f"{key}.block_lengths")
-    arms: list[Arm] = []
-    for name, values in config.heuristics.items():
-        for value in values:
-            check_heuristic(name, value, f"{key}.heuristics.{name}")
-            arms.extend(_arm(name, value, block) for block in blocks)
-    return arms
+_DECODING = (FORWARD, POLICY, SCHEDULING)
 
 
-def _arm(name: str, entry: object, block_length: int) -> Arm:
-    """One heuristic: its name brings along what is neither swept nor at its default."""
-    entry, kind = whole_numbers(entry), heuristic_kind(name)
-    value = heuristic_parameters(name, entry)[kind.parameter]
-    assert not isinstance(value, str), "swept parameters are numbers"
-    return Arm(canonical_name(name, entry), float(value), block_length, kind.is_random)
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Arms on examples that share a canvas length."""
+
+    arms: Sequence[Arm]
+    picks: Sequence[Pick]
+    canvas_length: int
 
 
-def check_heuristic(name: str, entry: object, key: str) -> None:
-    """Raises a UserError that names the config key for a heuristic or parameter that there is not."""
-    try:
-        heuristic_parameters(name, whole_numbers(entry))
-    except ValueError as error:
-        raise UserError(f"config key '{key}': {error}") from error
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What all suites of one evaluation share."""
+
+    split: Split
+    run_seed: int
+    versions: Mapping[str, int]
+    """Policy of a learned arm -> the version of its weights in the actors' store."""
+    draws_tokens: bool = False
+    """Whether tokens are drawn too (`token_temperature > 0`), so that no arm is deterministic."""
+    num_traced: int = 0
+    """Examples of each task that are recorded pass by pass, under the first seed."""
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of a model (`rollout_workers.hosting`) -> what its records say of it."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Goes into every record."""
 
 
-def _halves(canvas_length: int) -> tuple[int, ...]:
-    """The canvas length, its half, its quarter, ... as long as these come out even and are no shorter than 4."""
-    blocks = [canvas_length]
-    while blocks[-1] % 2 == 0 and blocks[-1] // 2 >= 4:
-        blocks.append(blocks[-1] // 2)
-    return tuple(blocks)
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One lease, and whose it is."""
+
+    lease: Lease
+    arm: Arm
+    seed: int
+
+    def __str__(self) -> str:
+        first, last = ("{0.task}/{0.split}/{0.index}".format(self.lease.groups[i]) for i in (0, -1))
+        examples = first if first == last else f"{first} to {last} ({len(self.lease.groups)} examples)"
+        return f"{self.arm.label}, block {self.arm.block_length}, seed {self.seed}, {examples}"
 
 
-def learned_arm(block_length: int, temperature: float | None = None, *, is_random: bool = True) -> Arm:
-    """The trained policy at a policy temperature (None: as trained), decoded with the blocks that it was trained with."""
-    return Arm(LEARNED, temperature, block_length, is_random)
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A shard that was not decoded, and why."""
+
+    shard: Shard
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was decoded, now and before, and what was not."""
+
+    records: list[ExampleRecord]
+    failures: list[Failure]
+
+    def raise_failures(self) -> None:
+        """A RunFailure that says which shards failed; nothing happens where none did."""
+        if self.failures:
+            lines = "".join(f"\n  {failure}" for failure in self.failures)
+            raise RunFailure(f"{len(self.failures)} shards of the evaluation failed; the others are kept:{lines}")
 
 
 def validation_rewards(
     pool: RolloutPool,
-    arms: Sequence[Arm],
+    suite: Suite,
     config: EvaluationConfig,
     *,
-    picks: Sequence[Pick],
     run_seed: int,
     weight_version: int,
+    draws_tokens: bool = False,
 ) -> dict[Arm, float]:
     """Mean reward of each arm on the validation split, by which settings of a policy may be chosen."""
-    split = Split.VALIDATION
-    plan = _plan(arms, config, picks=picks, split=split, run_seed=run_seed, weight_version=weight_version, done=set())
-    arm_of = {lease.id: arm for lease, arm, _ in plan}
-    rewards: dict[Arm, list[float]] = {arm: [] for arm in arms}
-    for summary, _ in pool.run([lease for lease, _, _ in plan]):
-        rewards[arm_of[summary.lease.id]].extend(summary.rewards)
+    conditions = Conditions(Split.VALIDATION, run_seed, {"": weight_version}, draws_tokens=draws_tokens)
+    shards = {shard.lease.id: shard for shard in plan([suite], config, conditions, done=set())}
+    rewards: dict[Arm, list[float]] = {arm: [] for arm in suite.arms}
+    for summary, _ in pool.run([shard.lease for shard in shards.values()]):
+        rewards[shards[summary.lease.id].arm].extend(summary.rewards)
     # An exact sum does not depend on which actor was done first.
     return {arm: math.fsum(values) / max(1, len(values)) for arm, values in rewards.items()}
 
 
 def evaluate(
     pool: RolloutPool,
-    arms: Sequence[Arm],
+    suites: Sequence[Suite],
     config: EvaluationConfig,
+    conditions: Conditions,
+    results: ResultsDir,
     *,
-    picks: Sequence[Pick],
-    split: Split,
-    run_seed: int,
-    weight_version: int,
-    record_file: RecordFile,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[ExampleRecord]:
-    """The records of all arms; those already in `record_file` are kept and the rest decoded and appended."""
-    records = record_file.read()
-    done = {(r.sampler, r.parameter, r.block_length, r.seed, r.example_id) for r in records}
-    plan = _plan(arms, config, picks=picks, split=split, run_seed=run_seed, weight_version=weight_version, done=done)
-    total = sum(len(lease.groups) for lease, _, _ in plan)
-    arm_of = {lease.id: (arm, seed) for lease, arm, seed in plan}
+) -> Outcome:
+    """The records of all suites; those already in `results` are kept and the rest decoded and added there."""
+    records = results.records()
+    shards = {
+        shard.lease.id: shard for shard in plan(suites, config, conditions, done={record.key for record in records})
+    }
+    total = sum(len(shard.lease.groups) for shard in shards.values())
+    failures: list[Failure] = []
+    waiting = dict(shards)
+
+    def on_failure(lease: Lease, reason: str) -> None:
+        failures.append(Failure(waiting.pop(lease.id), reason))
+
     num_done = 0
     on_progress(0, total)
-    for summary, _ in pool.run([lease for lease, _, _ in plan]):
-        fresh = _records(summary, *arm_of[summary.lease.id])
-        record_file.append(fresh)
-        records.extend(fresh)
-        num_done += len(fresh)
-        on_progress(num_done, total)
-    return sorted(records, key=lambda r: (r.sampler, r.parameter or 0.0, r.block_length, r.seed, r.example_id))
+    try:
+        for summary, _ in pool.run([shard.lease for shard in shards.values()], on_failure=on_failure):
+            fresh = _records(summary, waiting.pop(summary.lease.id), conditions)
+            traces = [trace_document(fresh[row], trace) for row, trace in summary.traces.items()]
+            results.append(fresh, traces)
+            records.extend(fresh)
+            num_done += len(fresh)
+            on_progress(num_done, total)
+    except (DeadlineExceeded, PoolExhausted) as error:
+        failures.extend(Failure(shard, str(error)) for shard in waiting.values())
+    return Outcome(sort_records(records), failures)
 
 
-def _plan(
-    arms: Sequence[Arm],
+def plan(
+    suites: Sequence[Suite],
     config: EvaluationConfig,
+    conditions: Conditions,
     *,
-    picks: Sequence[Pick],
-    split: Split,
-    run_seed: int,
-    weight_version: int,
-    done: set[tuple[str, float | None, int, int, str]],
-) -> list[tuple[Lease, Arm, int]]:
-    """Leases of all arms and seeds; arms that draw nothing run once."""
-    plan: list[tuple[Lease, Arm, int]] = []
-    for arm in arms:
-        is_learned = arm.sampler == LEARNED
-        spec = UnmaskerSpec(
-            heuristic=None if is_learned else arm.sampler,
-            parameter=arm.parameter,
-            weight_version=weight_version if is_learned else 0,
-            inference=config.inference,
-        )
-        for seed in config.seeds if arm.is_random else config.seeds[:1]:
-            arm_key = (arm.sampler, arm.parameter, arm.block_length, seed)
-            groups_of_arm = [
-                GroupRequest(number, pick.task, split, pick.index, 1)
-                for number, pick in enumerate(picks)
-                if (*arm_key, f"{pick.task}/{split}/{pick.index}") not in done
-            ]
-            for mine in by_model(groups_of_arm):
-                for start in range(0, len(mine), config.lease_examples):
-                    groups = tuple(mine[start : start + config.lease_examples])
-                    lease = Lease(len(plan), run_seed + seed, spec, groups, arm.block_length, record=False)
-                    plan.append((lease, arm, seed))
-    return plan
+    done: set[tuple[Arm, int, str]],
+) -> list[Shard]:
+    """Shards of all suites, arms and seeds without the examples in `done`; arms that draw nothing run once."""
+    shards: list[Shard] = []
+    for suite in suites:
+        traced = set(_first_of_each_task(suite.picks, conditions.num_traced))
+        for arm in suite.arms:
+            spec = unmasker_of(arm, weight_version=conditions.versions.get(arm.policy, 0), inference=config.inference)
+            for seed in config.seeds if arm.is_random or conditions.draws_tokens else config.seeds[:1]:
+                groups = [
+                    GroupRequest(
+                        number, pick.task, conditions.split, pick.index, 1,
+                        trace=pick in traced and seed == config.seeds[0],
+                    )
+                    for number, pick in enumerate(suite.picks)
+                    if (arm, seed, f"{pick.task}/{conditions.split}/{pick.index}") not in done
+                ]  # fmt: skip
+                size = config.lease_examples
+                parts = [mine[start : start + size] for mine in by_model(groups) for start in range(0, len(mine), size)]
+                for part in parts:
+                    lease = Lease(
+                        len(shards),
+                        conditions.run_seed + seed,
+                        spec,
+                        tuple(part),
+                        arm.block_length,
+                        record=False,
+                        canvas_length=suite.canvas_length,
+                    )
+                    shards.append(Shard(lease, arm, seed))
+    return shards
 
 
-def _records(summary: LeaseSummary, arm: Arm, seed: int) -> list[ExampleRecord]:
-    rows = zip(summary.rows, summary.grades, summary.texts, summary.rewards, summary.prompt_hashes, strict=True)
+def _first_of_each_task(picks: Sequence[Pick], num: int) -> list[Pick]:
+    by_task: dict[str, list[Pick]] = {}
+    for pick in picks:
+        by_task.setdefault(pick.task, []).append(pick)
+    return [pick for mine in by_task.values() for pick in mine[:num]]
+
+
+def _records(summary: LeaseSummary, shard: Shard, conditions: Conditions) -> list[ExampleRecord]:
+    arm = shard.arm
+    seconds = sum(summary.seconds.get(state, 0.0) for state in _DECODING) / len(summary.rows)
+    settings = {
+        **conditions.models.get(shard.lease.model, {}),
+        **conditions.settings,
+        "canvas_length": shard.lease.canvas_length,
+        "run_seed": conditions.run_seed,
+        "num_rows": len(summary.rows),
+    }  # fmt: skip
+    lengths = summary.response_lengths or (0,) * len(summary.rows)
+    rows = zip(
+        summary.rows, summary.grades, summary.texts, summary.rewards, summary.prompt_hashes, lengths, strict=True
+    )
     return [
         ExampleRecord(
             sampler=arm.sampler,
-            parameter=arm.parameter,
+            parameters=arm.parameters,
             block_length=arm.block_length,
-            seed=seed,
+            seed=shard.seed,
             example_id=row.example_id,
             grade=str(grade.kind),
             score=grade.score,
@@ -161,6 +224,12 @@ def _records(summary: LeaseSummary, arm: Arm, seed: int) -> list[ExampleRecord]:
             answer=grade.answer,
             text=text,
             prompt_hash=prompt_hash,
+            policy=arm.policy,
+            order=tuple(row.order_L.tolist()),
+            response_length=length,
+            seconds=seconds,
+            is_warm_up=summary.is_warm_up,
+            settings=settings,
         )
-        for row, grade, text, reward, prompt_hash in rows
+        for row, grade, text, reward, prompt_hash, length in rows
     ]

@@ -200,6 +200,11 @@ class RunConfig:
         self._check_tasks(prefix)
         self._check_models(prefix)
         check_compatible(self, prefix)
+        if self.evaluation.job_every % self.checkpoint.every:
+            raise UserError(
+                f"config key '{prefix}evaluation.job_every' is {self.evaluation.job_every}; "
+                f"allowed: a multiple of checkpoint.every = {self.checkpoint.every}"
+            )
         if self.learner.prompts_per_step % self.rollout.lease_groups:
             raise UserError(
                 f"config key '{prefix}rollout.lease_groups' is {self.rollout.lease_groups}; "

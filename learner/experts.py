@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.config import first_difference
 from cluster.errors import UserError
-from evaluation.runner import check_heuristic
+from evaluation.arms import check_heuristic
 from learner.config import RunConfig
 from policy.factory import HEURISTICS, heuristic_kind, heuristic_parameters
 from policy.weights import WeightsError, from_bytes

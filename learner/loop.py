@@ -108,6 +108,7 @@ class TrainingLoop:
         block_length: int,
         on_report: Callable[[Report], None] = lambda report: None,
         on_alarm: Callable[[Alarm], None] = lambda alarm: None,
+        on_checkpoint: Callable[[int], None] = lambda step: None,
     ) -> None:
         """`publish` makes weights available to the rollout actors, by version."""
         self._config = config
@@ -120,6 +121,7 @@ class TrainingLoop:
         self._block_length = block_length
         self._on_report = on_report
         self._on_alarm = on_alarm
+        self._on_checkpoint = on_checkpoint
         self._clock = TimeStates(DRIVER)
         self._sink = JsonlSink(run_dir.metrics_path)
         self._export = UpdateExport(config)
@@ -297,6 +299,7 @@ class TrainingLoop:
             seconds = self._pool.seconds | self._learner.seconds
             atomic_write(self._run_dir.path / ACTORS_FILE, json.dumps(seconds, indent=1).encode())
         self._export.checkpoint(progress.step)
+        self._on_checkpoint(progress.step)
 
     def _report(self, record: dict[str, float], summaries: list[LeaseSummary]) -> None:
         breakdown = overlapped_breakdown if self._lag else wall_clock_breakdown

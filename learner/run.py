@@ -4,34 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cluster.config import to_dict
 from cluster.errors import ExitCode, StopRequested, UserError
-from cluster.logs import get_logger, setup_logging
+from cluster.logs import get_logger, setup_logging, wide_console
 from cluster.metrics import read_jsonl
 from cluster.run_dir import RunDir
 from cluster.run_home import open_run
 from cluster.runtime import start_ray, stop_ray
-from cluster.storage import atomic_write
-from evaluation.report import write_results
-from evaluation.results import Arm, ExampleRecord, RecordFile
-from evaluation.runner import evaluate, heuristic_arms, learned_arm, validation_rewards
+from cluster.storage import LocalStorage, atomic_write
+from evaluation.arms import Arm, heuristic_arms, learned_arm, temperature_of
+from evaluation.conditions import conditions_of, directory_settings
+from evaluation.environment import environment_record
+from evaluation.outputs import Context, write_outputs
+from evaluation.plots import learning_png
+from evaluation.preparation import prompt_limit
+from evaluation.report import write_report
+from evaluation.results_dir import ResultsDir
+from evaluation.runner import Outcome, Suite, evaluate, validation_rewards
+from evaluation.submission import submit_checkpoint
+from evaluation.tables import breakdown_table
 from learner.checkpoint import POLICY_FILE, check_checkpoint
 from learner.config import RESULT_NEUTRAL, RunConfig
 from learner.display import Display, print_alarms
 from learner.experts import check_experts, read_initial_policy
 from learner.loop import TrainingLoop, best_policy
-from learner.services import Services, local_cpus
+from learner.services import STORE_DEADLINE_S, Services, local_cpus
 from learner.watch import Alarm
 from policy.weights import from_bytes, to_bytes
 from rollout_workers.config import ModelConfig
 from rollout_workers.hosting import model_of, section_of
 from rollout_workers.models.base import ModelError, ModelSpec
-from rollout_workers.models.load import check_model, load_tokenizer
+from rollout_workers.models.load import check_model
 from rollout_workers.pool import RolloutPool
-from rollout_workers.problems import Problems, ProblemSet, PromptLimit
-from rollout_workers.tasks import Split, Task, make_tasks
-from rollout_workers.tasks.stream import Pick
+from rollout_workers.problems import Problems, ProblemSet
+from rollout_workers.tasks import Task, make_tasks
 
 logger = get_logger(__name__)
 
@@ -89,6 +97,7 @@ def _run(plan: _Plan, run_dir: RunDir, *, should_stop: Callable[[], bool], on_st
                 block_length=plan.block_length,
                 on_report=display.update,
                 on_alarm=alarms.append,
+                on_checkpoint=lambda step: _submit_evaluation(config, step),
             )
             if checkpoint is not None:
                 loop.resume(checkpoint.name, checkpoint.files)
@@ -97,18 +106,15 @@ def _run(plan: _Plan, run_dir: RunDir, *, should_stop: Callable[[], bool], on_st
             name, policy_file = best_policy(run_dir, loop.progress)
             logger.info("evaluating %s, the best on the validation split", name)
             services.publish(config.learner.num_updates + 1, policy_file)
-            learned = _choose_temperature(config, services.pool, plan.problems.validation, plan.block_length)
-            _write_policy(run_dir, policy_file, learned.parameter)
-            records = _final_evaluation(config, run_dir, services.pool, plan.problems.test, [learned, *arms], display)
-        write_results(
-            run_dir,
-            records,
-            [learned, *arms],
-            alpha=config.reward.alpha,
-            canvas_length=plan.canvas_length,
-            history=read_jsonl(run_dir.metrics_path),
-            policy_name=name,
-        )
+            learned = _choose_temperature(config, services.pool, plan)
+            _write_policy(run_dir, policy_file, temperature_of(learned))
+            results = ResultsDir(str(run_dir.evaluation_path))
+            outcome = _final_evaluation(config, results, services.pool, plan, [learned, *arms], display)
+            actors = services.pool.call_each(
+                environment_record, deadline_s=STORE_DEADLINE_S, what="the actors' devices"
+            )
+        _write_results(config, run_dir, results, outcome, plan, actors=actors, policy_name=name)
+        outcome.raise_failures()
     except StopRequested as stop:
         logger.warning("%s; go on with: --resume", stop)
         return ExitCode.RESUMABLE
@@ -186,39 +192,48 @@ def _choose_problems(
     config: RunConfig, models: Mapping[str, ModelSpec], tasks: Mapping[str, Task], canvas_length: int
 ) -> Problems:
     """The problems of every phase, none with a longer prompt than its model has positions for beside the canvas."""
-    decode = config.decode
     limits = {}
     for name, model in config.model_configs.items():
-        positions = models[name].num_positions
-        room = None if positions is None else positions - canvas_length
-        given = [each for each in (room, decode.max_prompt_length) if each is not None]
-        tokenizer = load_tokenizer(model.name, model.options)
-        limits[name] = PromptLimit(tokenizer, min(given, default=None), decode.long_prompts)
+        limits[name] = prompt_limit(model, config.decode, models[name], canvas_length)
     by_task = {task: limits[model_of(task)] for task in tasks}
     return ProblemSet(tasks, config.task_weights, config.seed, by_task).choose(
         num_validation=config.checkpoint.validation_examples, num_test=config.evaluation.num_examples
     )
 
 
-def _choose_temperature(config: RunConfig, pool: RolloutPool, picks: Sequence[Pick], block_length: int) -> Arm:
+def _submit_evaluation(config: RunConfig, step: int) -> None:
+    """An evaluation of the checkpoint of `step` as a job of its own, where one is due; training goes on whatever becomes of it."""
+    evaluation = config.evaluation
+    if not evaluation.job_every or step % evaluation.job_every:
+        return
+    try:
+        job_id = submit_checkpoint(config.run_dir, step, address=evaluation.job_address)
+    except (UserError, RuntimeError, ConnectionError) as error:
+        logger.warning("the evaluation of update %d was not submitted: %s", step, error)
+    else:
+        logger.info("evaluation of update %d submitted as job %s", step, job_id)
+
+
+def _choose_temperature(config: RunConfig, pool: RolloutPool, plan: _Plan) -> Arm:
     """The learned policy at the temperature with the best reward on the validation split."""
-    # What draws neither decisions nor tokens is the same under every noise seed.
-    is_random = config.evaluation.inference.draws or config.decode.token_temperature > 0
-    temperatures = config.evaluation.policy_temperatures
-    arms = [learned_arm(block_length, temperature, is_random=is_random) for temperature in temperatures]
+    inference = config.evaluation.inference
+    arms = [
+        learned_arm(plan.block_length, temperature, inference=inference)
+        for temperature in config.evaluation.policy_temperatures
+    ]
     if not arms:
-        return learned_arm(block_length, is_random=is_random)
+        return learned_arm(plan.block_length, inference=inference)
     rewards = validation_rewards(
         pool,
-        arms,
+        Suite(arms, plan.problems.validation, plan.canvas_length),
         config.evaluation,
-        picks=picks,
         run_seed=config.seed,
         weight_version=config.learner.num_updates + 1,
+        draws_tokens=config.decode.token_temperature > 0,
     )
     best = max(arms, key=rewards.__getitem__)
-    figures = ", ".join(f"{arm.parameter:g}: {reward:.4f}" for arm, reward in rewards.items())
-    logger.info("policy temperature %g has the best reward on the validation split (%s)", best.parameter, figures)
+    figures = ", ".join(f"{temperature_of(arm):g}: {reward:.4f}" for arm, reward in rewards.items())
+    logger.info("policy temperature %g has the best reward on the validation split (%s)", temperature_of(best), figures)
     return best
 
 
@@ -232,24 +247,59 @@ def _write_policy(run_dir: RunDir, policy_file: bytes, temperature: float | None
 
 
 def _final_evaluation(
+    config: RunConfig, results: ResultsDir, pool: RolloutPool, plan: _Plan, arms: Sequence[Arm], display: Display
+) -> Outcome:
+    """All arms on the test split, the learned one with the weights published last."""
+    results.claim(_directory_settings(config, plan))
+    conditions = conditions_of(
+        config.model_configs, config.decode, config.reward, config.evaluation,
+        versions={"": config.learner.num_updates + 1}, run_seed=config.seed,
+    )  # fmt: skip
+    suite = Suite(arms, plan.problems.test, plan.canvas_length)
+    return evaluate(pool, [suite], config.evaluation, conditions, results, on_progress=display.evaluation)
+
+
+def _directory_settings(config: RunConfig, plan: _Plan) -> dict[str, Any]:
+    return directory_settings(
+        config.model_configs, config.task_configs, config.decode, config.reward, config.evaluation,
+        canvas_lengths=dict.fromkeys(config.task_configs, plan.canvas_length), run_seed=config.seed,
+    )  # fmt: skip
+
+
+def _name_of(config: RunConfig) -> str:
+    return config.run_dir.rstrip("/").rpartition("/")[2]
+
+
+def _write_results(
     config: RunConfig,
     run_dir: RunDir,
-    pool: RolloutPool,
-    picks: Sequence[Pick],
-    arms: Sequence[Arm],
-    display: Display,
-) -> list[ExampleRecord]:
-    """All arms on the test split, the learned one with the weights published last."""
-    return evaluate(
-        pool,
-        arms,
-        config.evaluation,
-        picks=picks,
-        split=Split.TEST,
-        run_seed=config.seed,
-        weight_version=config.learner.num_updates + 1,
-        record_file=RecordFile(run_dir.evaluation_path / "records.jsonl"),
-        on_progress=display.evaluation,
+    results: ResultsDir,
+    outcome: Outcome,
+    plan: _Plan,
+    *,
+    actors: Sequence[dict[str, Any]],
+    policy_name: str,
+) -> None:
+    """Tables to the terminal, files to the run directory."""
+    history = read_jsonl(run_dir.metrics_path)
+    context = Context(
+        alpha=config.reward.alpha,
+        settings=_directory_settings(config, plan),
+        evaluation=to_dict(config.evaluation),
+        policies={"": policy_name},
+        actors=actors,
+    )
+    write_outputs(results, outcome.records, context)
+    LocalStorage(run_dir.plots_path).write("learning.png", learning_png(history))
+    if outcome.records:
+        write_report([str(run_dir.path)], str(run_dir.path / "report.html"), names=[_name_of(config)])
+    console = wide_console()
+    console.print(breakdown_table(history))
+    console.print(f"policy   {run_dir.location}/{POLICY_FILE} (of {policy_name})", soft_wrap=True)
+    console.print(f"report   {run_dir.location}/report.html", soft_wrap=True)
+    console.print(
+        f"results  {run_dir.location}/evaluation/ (summary.csv, detailed.csv, results.json, records.jsonl, pareto.png)",
+        soft_wrap=True,
     )
 
 

@@ -19,6 +19,7 @@ from ray.actor import ActorHandle
 
 from cluster.actor_pool import ActorPool, Done, PoolSettings
 from cluster.errors import RunFailure
+from cluster.runtime import wait_for
 from cluster.waiting import Wait
 from rollout_workers.config import RolloutConfig
 from rollout_workers.hosting import MAIN, section_of, spread
@@ -58,14 +59,16 @@ class RolloutPool:
         start_grader: Callable[[], ActorHandle] | None = None,
         tick: Callable[[], None] = lambda: None,
         on_idle: Callable[[], None] = lambda: None,
+        gives_up_errors: bool = False,
     ) -> None:
         """The models are spread over the actors, and `start_worker` is given those that its actor is to host.
 
         With more than one model no actor can do without the others, so all of them are needed, whatever `min_workers` says.
-        `tick` is called in every turn, and what it raises ends the wait; `on_idle` while nothing comes back.
+        `tick` is called in every turn, and what it raises ends the wait; `on_idle` while nothing comes back. With
+        `gives_up_errors` a lease whose decoding raises an error is given up, which otherwise is raised here.
         """
         hosted = spread(list(models), config.num_workers)
-        settings = worker_settings(config)
+        settings = replace(worker_settings(config), gives_up_errors=gives_up_errors)
         self._workers = ActorPool(
             settings if len(models) == 1 else replace(settings, min_actors=config.num_workers),
             start=lambda place: start_worker(hosted[place]),
@@ -159,17 +162,27 @@ class RolloutPool:
             self._graded(done)
         self._say(num_results)
 
-    def run(self, leases: Sequence[Lease]) -> Iterator[Result]:
-        """Yields each lease's result exactly once, in order of completion, before leases that wait; raises LeaseFailed."""
+    def call_each(self, function: Callable[[], Any], *, deadline_s: float, what: str) -> list[Any]:
+        """What `function()` returns inside each rollout actor that is ready."""
+        references = [actor.__ray_call__.remote(_ignoring_actor, function) for actor in self._workers.actors]
+        return wait_for(references, deadline_s=deadline_s, what=what)
+
+    def run(
+        self, leases: Sequence[Lease], *, on_failure: Callable[[Lease, str], None] | None = None
+    ) -> Iterator[Result]:
+        """Yields each lease's result exactly once, in order of completion, before leases that wait.
+
+        A lease that was given up is told to `on_failure`; without it LeaseFailed is raised.
+        """
         batch = self.submit(leases, first=True)
         try:
             while batch.num_open or batch.results:
                 while batch.results:
                     yield batch.results.popleft()
-                check_failures(batch)
+                _tell_failures(batch, on_failure)
                 if batch.num_open:
                     self.turn(_SLICE_S)
-            check_failures(batch)
+            _tell_failures(batch, on_failure)
         finally:
             self.forget(batch)
 
@@ -222,6 +235,19 @@ class RolloutPool:
             self._on_idle()
             self._idle_at = now + _IDLE_S
         self._wait.check(missing="; ".join(pool.missing() for pool in self._pools))
+
+
+def _tell_failures(batch: Batch, on_failure: Callable[[Lease, str], None] | None) -> None:
+    if on_failure is None:
+        check_failures(batch)
+        return
+    for lease, reason in batch.failures:
+        on_failure(lease, reason)
+    batch.failures.clear()
+
+
+def _ignoring_actor(actor: object, function: Callable[[], Any]) -> Any:
+    return function()
 
 
 def check_failures(batch: Batch) -> None:

@@ -27,6 +27,7 @@ from rollout_workers.rewards import RewardFunction
 from rollout_workers.sequence import Sequence
 from rollout_workers.tasks import Example, Split, Task
 from rollout_workers.tokenizer import DllmTokenizer
+from rollout_workers.trace import RowTrace, Tracer
 
 GRADING = "grading"
 
@@ -42,6 +43,8 @@ class GroupRequest:
     num_samples: int
     first_sample: int = 0
     """Number of the first sample: above 0 where a step poses one prompt twice, so that no noise is used twice."""
+    trace: bool = False
+    """Whether its rows are recorded pass by pass, for people to look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Lease:
     """Whether decisions are recorded for the learner."""
     alpha: float | None = None
     """Speed exponent of these rows' rewards; None is the run's."""
+    canvas_length: int | None = None
+    """None is the actor's (`DecodeSettings`)."""
 
     @property
     def weight_version(self) -> int:
@@ -119,6 +124,12 @@ class LeaseSummary:
     """The rollout actor's exclusive time states since its previous lease."""
     actor: str = ""
     """Who decoded."""
+    response_lengths: tuple[int, ...] = ()
+    """Decoded tokens before the first end of text; given ones do not count."""
+    traces: Mapping[int, RowTrace] = field(default_factory=dict)
+    """Row -> its trace, of the groups that asked for one."""
+    is_warm_up: bool = False
+    """Whether this was its actor's first lease, whose times are no measure of speed."""
 
 
 def prompt_hash(example: Example, tokenizer: DllmTokenizer) -> str:
@@ -186,8 +197,9 @@ class LeaseGrader:
                 for _ in range(request.num_samples)
             ]
             grades = tuple(grade_all([task_of(self._tasks, each) for each in examples], examples, summary.texts))
+        length = lease.canvas_length or self._canvas_length
         rewards = [
-            self._reward(grade, row.nfe, self._canvas_length, alpha=lease.alpha)
+            self._reward(grade, row.nfe, length, alpha=lease.alpha)
             for grade, row in zip(grades, summary.rows, strict=True)
         ]
         return replace(
@@ -217,6 +229,7 @@ class Rollout:
         self._clock = clock
         self._tasks = tasks
         self._grader = LeaseGrader(reward, canvas_length=settings.canvas_length, tasks=tasks, clock=clock)
+        self._num_leases = 0
 
     def run(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         """What `decode` gives, graded."""
@@ -231,8 +244,11 @@ class Rollout:
 
     def _decode(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         assert not lease.record or getattr(unmasker, "is_training", True), "only decisions of training are recorded"
-        examples, sequences = self._rows(lease)
         settings = self._settings
+        canvas_length = lease.canvas_length or settings.canvas_length
+        examples, sequences = self._rows(lease, canvas_length)
+        traced = {group.group for group in lease.groups if group.trace}
+        tracer = Tracer([sequence for sequence in sequences if sequence.group in traced]) if traced else None
         engine = Engine(
             self._model,
             unmasker,
@@ -241,7 +257,7 @@ class Rollout:
             eos=settings.eos,
             clock=self._clock,
         )
-        decoded = engine.decode(sequences, record=lease.record)
+        decoded = engine.decode(sequences, record=lease.record, tracer=tracer)
         rows = tuple(_wire_row(sequence, lease) for sequence in sequences)
         with self._clock.state(GRADING):
             texts = tuple(self._tokenizer.decode_canvas(sequence.tokens_L.tolist()) for sequence in sequences)
@@ -250,9 +266,34 @@ class Rollout:
         trajectories = None
         if decoded.steps is not None and decoded.offsets is not None:
             trajectories = TrajectoryBatch(rows, decoded.steps, decoded.offsets)
-        return LeaseSummary(lease, rows, (), texts, hashes, (), (), decoded.stats, {}), trajectories
+        traces = {
+            number: self._trace(example, sequence, tracer)
+            for number, (example, sequence) in enumerate(zip(examples, sequences, strict=True))
+            if tracer is not None and sequence.group in traced
+        }
+        is_warm_up, self._num_leases = self._num_leases == 0, self._num_leases + 1
+        summary = LeaseSummary(
+            lease, rows, (), texts, hashes, (), (), decoded.stats, {},
+            response_lengths=tuple(self._response_length(row) for row in rows), traces=traces, is_warm_up=is_warm_up,
+        )  # fmt: skip
+        return summary, trajectories
 
-    def _rows(self, lease: Lease) -> tuple[list[Example], list[Sequence]]:
+    def _response_length(self, row: TrajectoryRow) -> int:
+        return int((row.order_L[: self._tokenizer.response_length(row.tokens_L.tolist())] > 0).sum())
+
+    def _trace(self, example: Example, sequence: Sequence, tracer: Tracer) -> RowTrace:
+        passes = tracer.passes(sequence)
+        arrays = [sequence.tokens_L, *(array for each in passes for array in (each.canvas_L, each.guess_L))]
+        ids = sorted({int(token) for array in arrays for token in array if token >= 0})
+        return RowTrace(
+            prompt=self._tokenizer.render_prompt(example.prompt, example.prefill),
+            passes=passes,
+            final_L=sequence.tokens_L,
+            mask_id=self._tokenizer.mask_id,
+            pieces=dict(zip(ids, self._tokenizer.pieces(ids), strict=True)),
+        )
+
+    def _rows(self, lease: Lease, canvas_length: int) -> tuple[list[Example], list[Sequence]]:
         examples, sequences = [], []
         for request in lease.groups:
             example = self._tasks[request.task].example(request.split, request.index)
@@ -270,7 +311,7 @@ class Rollout:
                     pose(
                         example,
                         self._tokenizer,
-                        canvas_length=self._settings.canvas_length,
+                        canvas_length=canvas_length,
                         block_length=lease.block_length,
                         key=key,
                         group=request.group,

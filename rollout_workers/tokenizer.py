@@ -77,9 +77,12 @@ class DllmTokenizer:
 
     def decode_canvas(self, ids: Sequence[int]) -> str:
         """The text up to the first end of text or turn, without special tokens (a leftover mask decodes to nothing)."""
-        ends = [i for i, token in enumerate(ids) if token in (self.eos_id, self.end_of_turn_id)]
-        kept = list(ids[: ends[0]]) if ends else list(ids)
-        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
+        return str(self._tokenizer.decode(list(ids[: self.response_length(ids)]), skip_special_tokens=True))
+
+    def response_length(self, ids: Sequence[int]) -> int:
+        """How many tokens stand before the first end of text or turn."""
+        ends = (i for i, token in enumerate(ids) if token in (self.eos_id, self.end_of_turn_id))
+        return next(ends, len(ids))
 
     def ids_of(self, text: str) -> list[int]:
         """Ids of a text as it stands; a token of the vocabulary is itself, and words that are none are left out."""

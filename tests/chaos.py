@@ -27,6 +27,8 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from cluster.errors import ExitCode
+from evaluation.records import ExampleRecord, read_records
+from tests.fakes.records import timeless
 
 ROOT = Path(__file__).resolve().parent.parent
 ACTORS = {
@@ -60,7 +62,7 @@ class Outcome:
 
     weights: bytes
     metrics: list[tuple[int, dict[str, float]]]
-    records: list[str]
+    records: list[ExampleRecord]
 
 
 @dataclass
@@ -146,9 +148,9 @@ class Driver:
     def outcome(self) -> Outcome:
         lines = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
         newest = sorted((self.path / "checkpoints").iterdir())[-1]
-        records = (self.path / "evaluation" / "records.jsonl").read_text().splitlines()
+        records = timeless(read_records(self.path / "evaluation" / "records.jsonl"))
         weights = (newest / "policy.safetensors").read_bytes()
-        return Outcome(weights, [(line["step"], line["values"]) for line in lines], sorted(records))
+        return Outcome(weights, [(line["step"], line["values"]) for line in lines], records)
 
 
 def kill(kind: str, machines: Machines, driver: Driver, draw: random.Random) -> bool:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.metrics import read_jsonl
-from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
+from evaluation.arms import Arm
+from evaluation.records import ExampleRecord, read_records
+from evaluation.results import by_arm
 from learner.studies.arms import StudyRun
 from rollout_workers.rewards import speed
 
@@ -73,11 +75,9 @@ def measure(run: StudyRun, *, alpha: float) -> Measured:
     """What `run` wrote, with rewards at `alpha`."""
     evaluation = run.path / "evaluation"
     length = int(json.loads((evaluation / "results.json").read_text())["canvas_length"])
-    groups: dict[Arm, list[ExampleRecord]] = {}
-    for record in RecordFile(evaluation / "records.jsonl").read():
-        groups.setdefault(Arm(record.sampler, record.parameter, record.block_length), []).append(record)
+    groups = by_arm(read_records(evaluation / "records.jsonl"))
     found = {arm: figures(records, alpha=alpha, canvas_length=length) for arm, records in groups.items()}
-    (learned,) = [arm for arm in found if arm.sampler == LEARNED]
+    (learned,) = [arm for arm in found if arm.is_learned]
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for line in read_jsonl(run.path / "metrics.jsonl"):
         for name, value in line["values"].items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
-from evaluation.results import Arm
+from evaluation.arms import Arm
 from learner.studies.catalogue import Gap, Study
 from learner.studies.figures import Figures, Measured, over_seeds
 

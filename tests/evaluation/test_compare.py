@@ -7,31 +7,16 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ExitCode, UserError
+from evaluation.arms import LEARNED
 from evaluation.compare import compare_runs, main
-from evaluation.results import LEARNED, ExampleRecord, RecordFile
+from evaluation.records import ExampleRecord, to_lines
+from tests.fakes.records import arm_of, rewarded
 
 
 def records(
     sampler: str, parameter: float | None, rewards: list[float], *, task: str = "arithmetic"
 ) -> list[ExampleRecord]:
-    return [
-        ExampleRecord(
-            sampler=sampler,
-            parameter=parameter,
-            block_length=48,
-            seed=0,
-            example_id=f"{task}/test/{index}",
-            grade="correct" if reward > 0 else "wrong",
-            score=float(reward > 0),
-            nfe=8,
-            reward=reward,
-            status="clean",
-            num_near_ties=0,
-            answer="7",
-            text="",
-        )
-        for index, reward in enumerate(rewards)
-    ]
+    return rewarded(arm_of(sampler, parameter, 48), rewards, task=task)
 
 
 def test_the_bar_is_the_best_heuristic_of_all_runs() -> None:
@@ -56,7 +41,9 @@ def test_runs_on_different_problems_are_refused() -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = records(LEARNED, None, [0.9, 0.8]) + records("threshold", 0.9, [0.8, 0.7])
-    RecordFile(tmp_path / "run" / "evaluation" / "records.jsonl").append(both)
+    path = tmp_path / "run" / "evaluation" / "records.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(to_lines(both))
     assert main([str(tmp_path / "run")]) == ExitCode.FINISHED
     assert "threshold 0.9" in capsys.readouterr().out
     assert main([str(tmp_path / "nope")]) == ExitCode.USER_ERROR

@@ -1,77 +1,21 @@
-"""Intervals, summaries and the file of records."""
+"""Records, summaries and paired comparisons."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from evaluation.results import (
-    Arm,
-    ExampleRecord,
-    RecordFile,
-    bootstrap,
-    by_arm,
-    paired_reward_difference,
-    per_example,
-    summarise,
-    wilson,
-)
+from cluster.errors import UserError
+from evaluation.arms import Arm
+from evaluation.records import from_lines, read_records, to_lines
+from evaluation.results import by_arm, compare_pairs, paired_reward_difference, per_example, summarise
+from evaluation.statistics import bootstrap, wilson
+from tests.fakes.records import arm_of, make_record
 
-ARM = Arm("threshold", 0.9, 24)
-
-
-def make_record(index: int = 0, **values) -> ExampleRecord:
-    base = dict(
-        sampler="threshold", parameter=0.9, block_length=24, seed=0, example_id=f"sudoku/test/{index}", grade="correct",
-        score=1.0, nfe=4, reward=0.5, status="clean", num_near_ties=0, answer="7", text="<answer> 7 </answer>",
-    )  # fmt: skip
-    return ExampleRecord(**(base | values))
-
-
-@pytest.mark.parametrize(
-    ("right", "num", "low", "high"),
-    [
-        (8, 10, 0.4902, 0.9433),
-        (50, 100, 0.4038, 0.5962),
-        (0, 10, 0.0, 0.2775),
-        (10, 10, 0.7225, 1.0),
-        (1, 1, 0.2065, 1.0),
-    ],
-)
-def test_wilson_against_published_values(right, num, low, high):
-    got = wilson(right, num)
-    assert (got.mean, got.low, got.high) == pytest.approx((right / num, low, high), abs=2e-4)
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_wilson_holds_its_own_mean_at_the_ends(share):
-    """Rounding must not push an end past the mean: matplotlib refuses negative error bars."""
-    wrong = [num for num in range(1, 400) if not (i := wilson(share * num, num)).low <= i.mean <= i.high]
-    assert not wrong
-
-
-def test_wilson_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    rights = rng.binomial(80, 0.9, size=2000)
-    covered = np.mean([(i := wilson(float(right), 80)).low <= 0.9 <= i.high for right in rights])
-    assert 0.92 <= covered <= 0.98
-
-
-def test_the_bootstrap_agrees_with_the_normal_approximation():
-    values = np.random.default_rng(1).normal(3.0, 2.0, size=400)
-    got = bootstrap(values)
-    half = 1.96 * values.std() / 20
-    assert got.mean == pytest.approx(values.mean())
-    assert (got.low, got.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
-    assert got == bootstrap(values)
-
-
-def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(2)
-    intervals = [bootstrap(rng.exponential(1.0, size=60), seed=seed) for seed in range(120)]
-    assert 0.86 <= np.mean([i.low <= 1.0 <= i.high for i in intervals]) <= 0.99
+ARM = arm_of("threshold", 0.9, 24)
 
 
 @pytest.mark.parametrize("value", [0.0, 16 / 3, 24.0, 0.1])
@@ -135,43 +79,81 @@ def test_the_paired_difference_uses_shared_examples_only_and_averages_seeds():
     assert paired_reward_difference(ours, theirs).mean == pytest.approx(0.3)
 
 
-class TestRecordFile:
-    def test_what_is_written_is_read(self, tmp_path):
-        file = RecordFile(tmp_path / "deep" / "records.jsonl")
-        assert file.read() == []
-        file.append([make_record(0), make_record(1, parameter=None, text="line\nbreak “quoted”")])
-        file.append([make_record(2, reward=1 / 3)])
-        assert file.read() == [
-            make_record(0),
-            make_record(1, parameter=None, text="line\nbreak “quoted”"),
-            make_record(2, reward=1 / 3),
-        ]
+def test_what_is_written_is_read(tmp_path):
+    records = [make_record(0, order=(1, 2, 0, -1)), make_record(1, arm=arm_of("learned", 0.5, 24, policy="best@ab")),
+               make_record(2, text="line\nbreak “quoted”", reward=1 / 3)]  # fmt: skip
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(to_lines(records))
+    assert read_records(path) == records
+    line = json.loads(path.read_text().splitlines()[0])
+    assert line["parameters"] == {"tau": 0.9}
+    assert line["tokens_per_pass"] == [1, 1, 0, 0]
+    assert line["settings"]["model"] == "tiny"
 
-    @pytest.mark.parametrize("num_lost", [1, 2, 30])
-    def test_a_torn_last_line_is_dropped_and_the_next_append_is_whole(self, tmp_path, num_lost):
-        path = tmp_path / "records.jsonl"
-        file = RecordFile(path)
-        file.append([make_record(0), make_record(1)])
-        path.write_bytes(path.read_bytes()[:-num_lost])
-        assert file.read() == [make_record(0)]
-        file.append([make_record(1)])
-        assert file.read() == [make_record(0), make_record(1)]
+
+def test_records_of_another_version_are_refused():
+    old = to_lines([make_record()]).replace(b'"schema": 2', b'"schema": 1')
+    with pytest.raises(UserError, match="records of schema 1, this version reads 2"):
+        from_lines(old, where="records.jsonl")
+
+
+def test_tokens_per_pass_add_up_to_what_was_decoded():
+    record = make_record(nfe=3, order=(1, 1, 0, 3, 2, -1))
+    assert record.tokens_per_pass == (2, 1, 1)
+
+
+def test_the_spread_is_over_seeds():
+    records = [make_record(i, seed=seed, reward=0.1 * seed, nfe=seed + 1) for i in range(4) for seed in range(3)]
+    summary = summarise(ARM, records)
+    assert summary.num_seeds == 3
+    assert summary.spread.reward == pytest.approx(0.1)
+    assert summary.spread.nfe == pytest.approx(1.0)
+    assert summarise(ARM, records[::3]).spread.reward is None
+
+
+def test_speed_counts_response_tokens_and_leaves_warm_up_out():
+    records = [make_record(0, seconds=100.0, is_warm_up=True), make_record(1, seconds=2.0), make_record(2, seconds=1.0)]
+    summary = summarise(ARM, records)
+    assert summary.tokens_per_second == pytest.approx(12 / 3)
+    assert summary.tokens_per_pass == pytest.approx(18 / 12)
+    assert summarise(ARM, records[:1]).tokens_per_second is None
+
+
+def test_pairs_with_a_grader_error_are_left_out():
+    ours = [make_record(0, reward=0.9), make_record(1, grade="grader_error", reward=0.0)]
+    theirs = [make_record(0, reward=0.4), make_record(1, reward=0.4)]
+    pair = compare_pairs(ours, theirs)
+    assert pair is not None
+    assert (pair.num_examples, pair.reward.mean) == (1, pytest.approx(0.5))
+    assert compare_pairs(ours[1:], theirs) is None
 
 
 def test_records_find_their_arms():
-    random_arm, learned = Arm("random", 2.0, 24, is_random=True), Arm("learned", None, 12, is_random=True)
-    records = [
-        make_record(0), make_record(0, sampler="random", parameter=2.0), make_record(1),
-        make_record(0, sampler="learned", parameter=None, block_length=12), make_record(0, block_length=12),
-    ]  # fmt: skip
-    groups = by_arm(records, [learned, ARM, random_arm])
-    assert list(groups) == [learned, ARM, random_arm]
+    random_arm, learned = arm_of("random", 2.0, 24), arm_of("learned", None, 12)
+    records = [make_record(0), make_record(0, arm=random_arm), make_record(1), make_record(0, arm=learned)]
+    groups = by_arm(records)
+    assert set(groups) == {learned, ARM, random_arm}
     assert groups[ARM] == [make_record(0), make_record(1)]
-    assert [len(groups[arm]) for arm in (learned, random_arm)] == [1, 1]
+    assert list(groups) == list(by_arm(records[::-1]))
 
 
-def test_labels():
-    assert ARM.label == "threshold 0.9"
-    assert Arm("low_confidence", 4.0, 24).label == "low_confidence 4"
-    assert Arm("learned", None, 24).label == "learned"
-    assert replace(ARM, block_length=12).label == ARM.label
+@pytest.mark.parametrize(
+    ("arm", "label"),
+    [
+        (ARM, "threshold 0.9"),
+        (arm_of("low_confidence", 4.0, 24), "low_confidence 4"),
+        (arm_of("learned", None, 24), "learned"),
+        (arm_of("learned", 0.5, 24), "learned, T = 0.5"),
+        (arm_of("learned", 1, 24, policy="step-000090@0123"), "learned step-000090, T = 1"),
+        (Arm("klass", '{"eps": 0.01, "tau": 0.9}', 24), "klass eps=0.01 tau=0.9"),
+    ],
+)
+def test_labels(arm, label):
+    assert arm.label == label
+    assert replace(arm, block_length=12).label == label
+
+
+def test_equal_settings_are_one_arm():
+    assert arm_of("low_confidence", 4.0, 24) == arm_of("low_confidence", 4, 24)
+    assert replace(ARM, is_random=True) == ARM
+    assert replace(ARM, policy="a") != ARM

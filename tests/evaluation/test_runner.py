@@ -7,16 +7,20 @@ from collections import Counter
 import pytest
 
 from cluster.config import build
-from cluster.errors import UserError
+from cluster.errors import DeadlineExceeded, RunFailure, UserError
+from evaluation.arms import LEARNED, heuristic_arms, learned_arm, temperature_of
 from evaluation.config import EvaluationConfig
-from evaluation.results import LEARNED, Arm, ExampleRecord, RecordFile
-from evaluation.runner import evaluate, heuristic_arms, learned_arm, validation_rewards
+from evaluation.records import ExampleRecord
+from evaluation.results_dir import ResultsDir
+from evaluation.runner import Conditions, Outcome, Suite, evaluate, validation_rewards
+from policy.inference import InferenceConfig
 from rollout_workers.tasks import Split
 from rollout_workers.tasks.stream import Pick
 from tests.fakes.pool import FakePool, summary_of
+from tests.fakes.records import arm_of
 
-THRESHOLD = Arm("threshold", 0.9, 24)
-RANDOM = Arm("random", 2.0, 12, is_random=True)
+THRESHOLD = arm_of("threshold", 0.9, 24)
+RANDOM = arm_of("random", 2.0, 12)
 LEARNED_ARM = learned_arm(24)
 ARMS = (THRESHOLD, RANDOM, LEARNED_ARM)
 CONFIG = EvaluationConfig(num_examples=10, seeds=(0, 1, 2), lease_examples=4)
@@ -26,11 +30,16 @@ def picks(num: int) -> list[Pick]:
     return [Pick("sudoku", index) for index in range(num)]
 
 
-def run(pool: FakePool, path, *, config: EvaluationConfig = CONFIG, arms=ARMS, **options) -> list[ExampleRecord]:
-    return evaluate(
-        pool, arms, config, picks=picks(config.num_examples), split=Split.TEST, run_seed=100, weight_version=7,
-        record_file=RecordFile(path / "records.jsonl"), **options,
-    )  # fmt: skip
+def outcome(pool: FakePool, path, *, config: EvaluationConfig = CONFIG, arms=ARMS, **options) -> Outcome:
+    conditions = Conditions(Split.TEST, 100, {"": 7}, **options.pop("conditions", {}))
+    suite = Suite(arms, picks(config.num_examples), 24)
+    return evaluate(pool, [suite], config, conditions, ResultsDir(str(path)), **options)
+
+
+def run(pool: FakePool, path, **options) -> list[ExampleRecord]:
+    found = outcome(pool, path, **options)
+    assert not found.failures
+    return found.records
 
 
 def test_deterministic_arms_run_once_and_random_ones_per_seed(tmp_path):
@@ -43,20 +52,11 @@ def test_deterministic_arms_run_once_and_random_ones_per_seed(tmp_path):
     assert len({lease.id for lease in pool.leases}) == len(pool.leases)
 
 
-def test_a_learned_arm_that_draws_nothing_runs_once(tmp_path):
-    pool = FakePool()
-    records = run(pool, tmp_path, arms=[learned_arm(24, is_random=False)])
-    assert {record.seed for record in records} == {0}
-    assert len(records) == 10
-
-
 def test_a_lease_holds_examples_of_one_model(tmp_path):
     pool = FakePool()
     mixed = [Pick(task, index) for index in range(5) for task in ("sudoku", "sudoku@second")]
-    evaluate(
-        pool, [THRESHOLD], CONFIG, picks=mixed, split=Split.TEST, run_seed=100, weight_version=7,
-        record_file=RecordFile(tmp_path / "records.jsonl"),
-    )  # fmt: skip
+    conditions = Conditions(Split.TEST, 100, {"": 7})
+    evaluate(pool, [Suite([THRESHOLD], mixed, 24)], CONFIG, conditions, ResultsDir(str(tmp_path)))
     assert sorted((lease.model, len(lease.groups)) for lease in pool.leases) == [
         ("", 1), ("", 4), ("second", 1), ("second", 4),
     ]  # fmt: skip
@@ -66,12 +66,14 @@ def test_a_lease_holds_examples_of_one_model(tmp_path):
 def test_leases_carry_their_arms(tmp_path):
     pool = FakePool()
     run(pool, tmp_path)
-    specs = {
+    specs = [
         (lease.unmasker.heuristic, lease.unmasker.parameter, lease.weight_version, lease.block_length)
         for lease in pool.leases
-    }
+    ]
     # Heuristics do not depend on the trained weights, so their noise must not either.
-    assert specs == {("threshold", 0.9, 0, 24), ("random", 2.0, 0, 12), (None, None, 7, 24)}
+    expected = [("threshold", {"tau": 0.9}, 0, 24), ("random", {"k": 2}, 0, 12), (None, None, 7, 24)]
+    assert all(spec in expected for spec in specs)
+    assert all(spec in specs for spec in expected)
     for lease in pool.leases:
         assert not lease.record
         assert all((group.task, group.split, group.num_samples) == ("sudoku", Split.TEST, 1) for group in lease.groups)
@@ -80,9 +82,7 @@ def test_leases_carry_their_arms(tmp_path):
 def test_records_belong_to_the_arm_and_example_that_made_them(tmp_path):
     records = run(FakePool(), tmp_path)
     assert {record.example_id for record in records} == {f"sudoku/test/{i}" for i in range(10)}
-    assert {(r.sampler, r.parameter, r.block_length) for r in records} == {
-        (a.sampler, a.parameter, a.block_length) for a in ARMS
-    }
+    assert {record.arm for record in records} == set(ARMS)
     for record in records:
         assert record.reward == pytest.approx(record.score / record.nfe)
         assert record.grade == ("correct" if record.score else "wrong")
@@ -99,7 +99,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_records(tmp_path):
     whole = run(FakePool(), tmp_path / "whole")
     with pytest.raises(ConnectionError):
         run(FakePool(die_after=5), tmp_path / "cut")
-    done = RecordFile(tmp_path / "cut" / "records.jsonl").read()
+    done = ResultsDir(str(tmp_path / "cut")).records()
     assert 0 < len(done) < len(whole)
     pool = FakePool()
     assert run(pool, tmp_path / "cut") == whole
@@ -114,6 +114,53 @@ def test_more_examples_and_seeds_decode_the_new_ones_only(tmp_path):
     records = run(pool, tmp_path, config=more)
     assert len(records) == 12 * (1 + 2 * 4)
     assert sum(len(lease.groups) for lease in pool.leases) == len(records) - 70
+
+
+def test_arms_that_draw_nothing_run_per_seed_once_tokens_are_drawn(tmp_path):
+    records = run(FakePool(), tmp_path, conditions={"draws_tokens": True})
+    assert {record.seed for record in records if record.sampler == "threshold"} == {0, 1, 2}
+
+
+def test_a_policy_that_draws_nothing_runs_once(tmp_path):
+    arm = learned_arm(24, inference=InferenceConfig(selection="threshold"))
+    assert {record.seed for record in run(FakePool(), tmp_path, arms=[arm])} == {0}
+
+
+def test_a_failed_shard_is_named_and_the_others_are_kept(tmp_path):
+    found = outcome(FakePool(failing_block=12), tmp_path)
+    assert len(found.records) == 40
+    assert len(found.failures) == 9
+    with pytest.raises(RunFailure) as caught:
+        found.raise_failures()
+    message = str(caught.value)
+    assert "9 shards" in message
+    assert (
+        "random 2, block 12, seed 1, sudoku/test/4 to sudoku/test/7 (4 examples): ValueError: no such block" in message
+    )
+    again = FakePool()
+    assert len(run(again, tmp_path)) == 70
+    assert {lease.block_length for lease in again.leases} == {12}
+
+
+def test_a_pool_that_gives_up_leaves_what_it_had_and_names_the_rest(tmp_path):
+    found = outcome(FakePool(die_after=5, error=DeadlineExceeded("lease 5 did not come back")), tmp_path)
+    assert 0 < len(found.records) < 70
+    assert len(found.failures) == 21 - 5
+    assert all("lease 5 did not come back" in str(failure) for failure in found.failures)
+
+
+def test_only_the_first_examples_of_the_first_seed_are_traced(tmp_path):
+    pool = FakePool()
+    run(pool, tmp_path, conditions={"num_traced": 2})
+    traced = {(lease.run_seed, group.index) for lease in pool.leases for group in lease.groups if group.trace}
+    assert traced == {(100, 0), (100, 1)}
+
+
+def test_records_hold_their_settings(tmp_path):
+    records = run(FakePool(), tmp_path, conditions={"settings": {"model": "tiny"}})
+    assert {(r.settings["model"], r.settings["canvas_length"], r.settings["run_seed"]) for r in records} == {
+        ("tiny", 24, 100)
+    }
 
 
 def test_progress_ends_at_its_total(tmp_path):
@@ -133,11 +180,12 @@ class TestHeuristicArms:
         config = EvaluationConfig(block_lengths=(12, 24), heuristics={"threshold": (0.5, 1.0), "random": (2.0,)})
         arms = heuristic_arms(config, 24)
         assert set(arms) == {
-            Arm(name, value, block, is_random)
-            for name, value, is_random in (("threshold", 0.5, False), ("threshold", 1.0, False), ("random", 2.0, True))
+            arm_of(name, value, block)
+            for name, value in (("threshold", 0.5), ("threshold", 1.0), ("random", 2.0))
             for block in (12, 24)
         }
         assert len(arms) == 6
+        assert {arm.sampler for arm in arms if arm.is_random} == {"random"}
 
     def test_without_block_lengths_the_canvas_is_among_them(self):
         arms = heuristic_arms(EvaluationConfig(heuristics={"threshold": (0.5,)}), 48)
@@ -187,7 +235,7 @@ def test_at_least_one_seed_is_needed():
 
 def test_settings_are_compared_on_the_validation_split_and_all_its_seeds():
     pool, arms = FakePool(), [learned_arm(24, temperature) for temperature in (1.0, 0.5)]
-    rewards = validation_rewards(pool, arms, CONFIG, picks=picks(6), run_seed=100, weight_version=7)
+    rewards = validation_rewards(pool, Suite(arms, picks(6), 24), CONFIG, run_seed=100, weight_version=7)
     assert {group.split for lease in pool.leases for group in lease.groups} == {Split.VALIDATION}
     assert {(lease.unmasker.heuristic, lease.unmasker.parameter, lease.weight_version) for lease in pool.leases} == {
         (None, 1.0, 7),
@@ -197,7 +245,7 @@ def test_settings_are_compared_on_the_validation_split_and_all_its_seeds():
         earned = [
             reward
             for lease in pool.leases
-            if lease.unmasker.parameter == arm.parameter
+            if lease.unmasker.parameter == temperature_of(arm)
             for reward in summary_of(lease).rewards
         ]
         assert len(earned) == 6 * len(CONFIG.seeds)

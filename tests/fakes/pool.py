@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,19 +14,36 @@ from rollout_workers.rollout import Lease, LeaseSummary
 
 
 class FakePool:
-    """Yields summaries in a shuffled order and keeps the leases it was given; `die_after` leases it raises."""
+    """Yields summaries in a shuffled order and keeps the leases it was given.
 
-    def __init__(self, *, die_after: int | None = None) -> None:
+    After `die_after` leases it raises `error`; leases of the block length `failing_block` fail.
+    """
+
+    def __init__(
+        self,
+        *,
+        die_after: int | None = None,
+        error: Exception | None = None,
+        failing_block: int | None = None,
+    ) -> None:
         self.leases: list[Lease] = []
         self._die_after = die_after
+        self._error = error or ConnectionError("the fake pool died")
+        self._failing_block = failing_block
 
-    def run(self, leases: Sequence[Lease]) -> Iterator[tuple[LeaseSummary, None]]:
+    def run(
+        self, leases: Sequence[Lease], *, on_failure: Callable[[Lease, str], None] | None = None
+    ) -> Iterator[tuple[LeaseSummary, None]]:
         order = list(leases)
         random.Random(0).shuffle(order)
         for number, lease in enumerate(order):
             if self._die_after is not None and number >= self._die_after:
-                raise ConnectionError("the fake pool died")
+                raise self._error
             self.leases.append(lease)
+            if lease.block_length == self._failing_block:
+                assert on_failure is not None
+                on_failure(lease, "ValueError: no such block")
+                continue
             yield summary_of(lease), None
 
 

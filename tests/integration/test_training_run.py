@@ -17,12 +17,15 @@ from safetensors.torch import load
 from cluster.errors import ExitCode
 from cluster.mirror import RunMirror
 from cluster.run_dir import RunDir
+from evaluation.arms import temperature_of
+from evaluation.records import ExampleRecord, read_records
 from learner.archive import archive_file, read_trajectories
 from learner.main import resolve
 from learner.run import run
 from policy.learned import make_distribution, score_steps
 from policy.weights import from_bytes
 from tests.fakes.processes import living_actors, processes_with
+from tests.fakes.records import timeless
 from tests.fakes.s3_server import BUCKET, S3Server
 
 pytestmark = pytest.mark.ray
@@ -49,11 +52,11 @@ def train(path: Path, *overrides: str, resume: bool | None = False, should_stop:
     return run(resolve(["tiny", *SMALL, f"run_dir={path}", *overrides]), resume=resume, should_stop=should_stop)
 
 
-def outcome(path: Path) -> tuple[list[tuple[int, dict[str, float]]], bytes, list[str]]:
-    """What a run decided: metric values (times aside), final weights, and the evaluation's records."""
+def outcome(path: Path) -> tuple[list[tuple[int, dict[str, float]]], bytes, list[ExampleRecord]]:
+    """What a run decided: metric values and the evaluation's records (times aside), and final weights."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     newest = sorted((path / "checkpoints").iterdir())[-1]
-    records = sorted((path / "evaluation" / "records.jsonl").read_text().splitlines())
+    records = timeless(read_records(path / "evaluation" / "records.jsonl"))
     return [(line["step"], line["values"]) for line in lines], (newest / "policy.safetensors").read_bytes(), records
 
 
@@ -65,8 +68,9 @@ def undisturbed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_run_writes_everything(undisturbed: Path) -> None:
-    for name in ("config.yaml", "metrics.jsonl", "samples.jsonl", "plots/pareto.png", "plots/learning.png",
-                 "evaluation/summary.csv", "evaluation/results.json"):  # fmt: skip
+    for name in ("config.yaml", "metrics.jsonl", "samples.jsonl", "plots/learning.png", "report.html",
+                 "evaluation/pareto.png", "evaluation/summary.csv", "evaluation/detailed.csv", "evaluation/results.json",
+                 "evaluation/manifest.json"):  # fmt: skip
         assert (undisturbed / name).stat().st_size > 0, name
     steps = [step for step, _ in outcome(undisturbed)[0]]
     assert steps == [0, 1, 2, 3, 4]
@@ -75,9 +79,9 @@ def test_run_writes_everything(undisturbed: Path) -> None:
 def test_policy_file_carries_the_temperature_it_was_evaluated_at(undisturbed: Path) -> None:
     data = (undisturbed / "policy.safetensors").read_bytes()
     temperature = from_bytes(data, where="policy.safetensors").config.policy_temperature
-    records = [json.loads(line) for line in outcome(undisturbed)[2]]
-    assert {record["parameter"] for record in records if record["sampler"] == "learned"} == {temperature}
-    best = json.loads((undisturbed / "evaluation" / "results.json").read_text())["policy"]
+    records = outcome(undisturbed)[2]
+    assert {temperature_of(record.arm) for record in records if record.arm.is_learned} == {temperature}
+    best = json.loads((undisturbed / "evaluation" / "results.json").read_text())["policies"][""]
     trained, product = load((undisturbed / best / "policy.safetensors").read_bytes()), load(data)
     assert trained.keys() == product.keys()
     assert all(torch.equal(trained[name], product[name]) for name in trained)
@@ -174,7 +178,7 @@ def test_a_run_in_s3_that_is_stopped_and_goes_on_gives_the_same_result(
     storage = s3_server.storage("runs/whole")
     RunMirror(run, storage).pull()
     assert outcome(run.path) == outcome(undisturbed)
-    for name in ("run.log", "samples.jsonl", "policy.safetensors", "plots/pareto.png", "evaluation/results.json"):
+    for name in ("run.log", "samples.jsonl", "policy.safetensors", "report.html", "evaluation/results.json"):
         assert (run.path / name).stat().st_size > 0, name
     # What was archived scores under the weights that decided as it was recorded.
     network = from_bytes(run.load("checkpoints/step-000002")["policy.safetensors"], where="step 2")

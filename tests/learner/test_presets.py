@@ -323,7 +323,7 @@ def test_the_name_says_task_and_realisation(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_blocks_heuristics_and_task_settings_are_what_a_run_accepts(name: str) -> None:
-    from evaluation.runner import heuristic_arms
+    from evaluation.arms import heuristic_arms
     from rollout_workers.tasks import make_task
 
     config = resolve([name])

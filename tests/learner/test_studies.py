@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ExitCode, RunFailure, UserError
-from evaluation.results import ExampleRecord, RecordFile
-from evaluation.runner import heuristic_arms
+from evaluation.arms import heuristic_arms
+from evaluation.records import ExampleRecord, read_records, to_lines
 from learner.main import resolve
 from learner.studies.__main__ import main
 from learner.studies.arms import StudyArm, StudyRun, execute, study_runs
@@ -25,6 +25,7 @@ from learner.studies.plots import plot_curves, plot_frontier
 from learner.studies.tables import Rows, study_tables
 from learner.studies.time_left import TimeLeft, in_words
 from rollout_workers.models.tiny.pretrain import EXPORT, OUTPUTS
+from tests.fakes.records import arm_of, make_record
 
 BASE = StudyArm("base", sweep=("evaluation.heuristics={threshold: [0.9]}",))
 TUNED = StudyArm("tuned (b=2)", ("learner.num_steps=0",), starts_from="base")
@@ -35,15 +36,15 @@ def runs_of(*arms: StudyArm, out: Path, seeds: tuple[int, ...] = (0,)) -> list[S
 
 
 def record(example: int, *, right: bool, nfe: int, sampler: str = "learned", seed: int = 0) -> ExampleRecord:
-    return ExampleRecord(
-        sampler=sampler, parameter=None if sampler == "learned" else 0.9, block_length=48, seed=seed,
-        example_id=f"arithmetic/test/{example}", grade="correct" if right else "wrong", score=float(right), nfe=nfe,
-        reward=0.0, status="clean", num_near_ties=0, answer="1", text="1",
+    return make_record(
+        example, arm=arm_of(sampler, None if sampler == "learned" else 0.9, 48), task="arithmetic", seed=seed, nfe=nfe,
+        grade="correct" if right else "wrong", score=float(right), reward=0.0,
     )  # fmt: skip
 
 
 def finished(path: Path, records: list[ExampleRecord]) -> None:
-    RecordFile(path / "evaluation" / "records.jsonl").append(records)
+    (path / "evaluation").mkdir(parents=True, exist_ok=True)
+    (path / "evaluation" / "records.jsonl").write_bytes(to_lines(records))
     (path / "evaluation" / "results.json").write_text(json.dumps({"canvas_length": 48}))
     lines = [json.dumps({"step": n, "values": {"reward": 0.1 * n}, "times": {}}) for n in (1, 2)]
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
@@ -157,13 +158,13 @@ def test_records_of_a_run_are_read_once_whatever_is_made_of_them(
     runs = runs_of(*study.arms, out=tmp_path, seeds=(0, 1))
     for run in runs:
         finished(run.path, [record(0, right=True, nfe=4), record(0, right=True, nfe=4, sampler="threshold")])
-    read, original = [], RecordFile.read
+    read = []
 
-    def counting(file: RecordFile) -> list[ExampleRecord]:
-        read.append(file)
-        return original(file)
+    def counting(path: Path) -> list[ExampleRecord]:
+        read.append(path)
+        return read_records(path)
 
-    monkeypatch.setattr(RecordFile, "read", counting)
+    monkeypatch.setattr("learner.studies.figures.read_records", counting)
     measured = [measure(run, alpha=1.0) for run in runs]
     study_tables(study, measured)
     plot_frontier(study, measured, tmp_path / "frontier.png")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -150,3 +152,43 @@ def test_a_token_temperature_changes_what_is_written():
 def test_a_block_length_that_does_not_divide_the_canvas_is_refused():
     with pytest.raises(ValueError, match="block_length 7"):
         make_rollout().run(make_lease(block=7), POLICY_)
+
+
+def test_a_trace_tells_how_the_canvas_came_to_be_and_changes_nothing():
+    lease = make_lease(record=False)
+    watched = replace(lease, groups=(replace(lease.groups[0], trace=True), lease.groups[1]))
+    (plain, _), (traced, _) = (make_rollout().run(each, POLICY_) for each in (lease, watched))
+    assert plain.traces == {}
+    assert [row.nfe for row in plain.rows] == [row.nfe for row in traced.rows]
+    assert plain.texts == traced.texts
+    assert sorted(traced.traces) == [0, 1, 2]
+    for number, trace in traced.traces.items():
+        row = traced.rows[number]
+        assert len(trace.passes) == row.nfe
+        canvas_L = trace.passes[0].canvas_L
+        assert (canvas_L == trace.mask_id).all()
+        for each in trace.passes:
+            np.testing.assert_array_equal(each.canvas_L, canvas_L)
+            assert (each.guess_L[each.commit_L] >= 0).all()
+            asked_L = each.guess_L >= 0
+            assert ((each.confidence_L[asked_L] > 0) & (each.confidence_L[asked_L] <= 1)).all()
+            canvas_L = np.where(each.commit_L, each.guess_L, canvas_L)
+        np.testing.assert_array_equal(canvas_L, row.tokens_L)
+        assert set(trace.pieces) >= set(row.tokens_L.tolist())
+
+
+def test_a_lease_may_have_a_canvas_of_its_own():
+    summary, _ = make_rollout(canvas_length=48).run(replace(make_lease(record=False), canvas_length=24), POLICY_)
+    same, _ = make_rollout().run(make_lease(record=False), POLICY_)
+    assert (summary.texts, summary.rewards) == (same.texts, same.rewards)
+
+
+def test_response_lengths_count_decoded_tokens_before_the_end():
+    rollout = make_rollout()
+    summary, _ = rollout.run(make_lease(record=False), POLICY_)
+    for row, length in zip(summary.rows, summary.response_lengths, strict=True):
+        ends = np.flatnonzero(row.tokens_L == TOKENIZER.eos_id)
+        before = ends[0] if len(ends) else len(row.tokens_L)
+        assert length == (row.order_L[:before] > 0).sum()
+    assert summary.is_warm_up
+    assert not rollout.run(make_lease(record=False), POLICY_)[0].is_warm_up

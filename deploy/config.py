@@ -45,6 +45,7 @@ class DeployConfig:
     gpus: int | None = setting(None, help="of a rollout pod; null is the overlay's", minimum=1)
     max_rollout_pods: int | None = setting(None, help="null is the overlay's", minimum=1)
     max_learner_pods: int | None = setting(None, help="with one rank each; null is as many as ranks", minimum=1)
+    save_path: str | None = setting(None, help="of an evaluation's results; null is run_dir with /evaluations after it")
     queue: str | None = setting(None, help="of the components kueue and volcano; null is dllm-unmasking")
     redis_address: str | None = setting(None, help="HOST:PORT, for the component gcs-redis; null is redis:6379")
     redis_secret: str | None = setting(None, help="Secret with the key `password`, for the component gcs-redis")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -104,7 +105,8 @@ def _adapt_job(spec: Manifest, name: str, run: RunConfig, deploy: DeployConfig, 
     spec["backoffLimit"] = deploy.retries
     spec["metadata"] = {"run_dir": run.run_dir, "image": deploy.image}
     if workload == "evaluation":
-        spec["entrypoint"] = f"python -m evaluation.pipeline {run.run_dir}"
+        save_path = deploy.save_path or f"{run.run_dir.rstrip('/')}/evaluations"
+        spec["entrypoint"] = shlex.join(["python", "-m", "evaluation.pipeline", run.run_dir, "--save-path", save_path])
         spec["clusterSelector"] = {"ray.io/cluster": name}
     pod = spec["submitterPodTemplate"]["spec"]
     for container in pod["containers"]:

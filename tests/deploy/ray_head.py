@@ -56,7 +56,7 @@ def ray_head(*, num_cpus: int = 4, token: str | None = None, job_stop_wait_s: in
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": str(job_stop_wait_s),
         "OMP_NUM_THREADS": "1",
-        "RAY_METRICS_EXPORT_INTERVAL_MS": "2000",
+        "RAY_metrics_report_interval_ms": "2000",
     }
     env |= {"PYTHONPATH": str(ROOT)}
     env.pop("RAY_ADDRESS", None)

@@ -102,7 +102,9 @@ def test_a_development_cluster_and_its_evaluation_fit(capsys):
     assert "RayCluster/tiny-1" in cluster
     job = render(capsys, *CPU_RUN, "--overlay", "cpu", "--workload", "evaluation")["RayJob/tiny-1-evaluation"]
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": "tiny-1"}
-    assert job["spec"]["entrypoint"].endswith("s3://bucket/runs/tiny-1")
+    assert job["spec"]["entrypoint"] == (
+        "python -m evaluation.pipeline s3://bucket/runs/tiny-1 --save-path s3://bucket/runs/tiny-1/evaluations"
+    )
 
 
 def test_the_groups_are_as_large_as_the_run_needs(capsys):

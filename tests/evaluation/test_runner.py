@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from cluster.config import build
 from cluster.errors import DeadlineExceeded, RunFailure, UserError
 from evaluation.arms import LEARNED, heuristic_arms, learned_arm, temperature_of
 from evaluation.config import EvaluationConfig
@@ -250,3 +251,30 @@ def test_settings_are_compared_on_the_validation_split_and_all_its_seeds():
         assert len(earned) == 6 * len(CONFIG.seeds)
         assert rewards[arm] == pytest.approx(sum(earned) / len(earned))
     assert rewards[arms[0]] != rewards[arms[1]]
+
+
+def test_entries_may_name_parameters_and_arms_say_which() -> None:
+    entries = {
+        "threshold": [0.9, {"tau": 0.9, "eos": "last"}],
+        "klass": [0.8, {"kl": 0.005, "history": 3}],
+        "dus": [{}],
+    }
+    config = build(EvaluationConfig, {"block_lengths": [12], "heuristics": entries})
+    arms = heuristic_arms(config, 24)
+    assert [(arm.sampler, arm.values) for arm in arms] == [
+        ("threshold", {"tau": 0.9}),
+        ("threshold", {"tau": 0.9, "eos": "last"}),
+        ("klass", {"tau": 0.8}),
+        ("klass", {"tau": 0.9, "kl": 0.005, "history": 3}),
+        ("dus", {"base": 2}),
+    ]
+    for bad, message in (
+        ({"klas": [0.9]}, r"'evaluation.heuristics.klas': unknown heuristic 'klas'; did you mean 'klass'\?"),
+        (
+            {"klass": [{"taw": 0.9}]},
+            r"unknown parameter 'taw' of heuristic 'klass'; did you mean 'tau'\? allowed: tau, kl",
+        ),
+        ({"klass": [{"history": 1.5}]}, r"parameter 'history' of heuristic 'klass' is 1.5; allowed: an integer >= 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            heuristic_arms(build(EvaluationConfig, {"heuristics": bad}), 24)

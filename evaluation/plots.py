@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from evaluation.statistics import frontier
 
 _COLOURS = {"random": "#9aa0a6", "low_confidence": "#1a73e8", "threshold": "#188038", "factor": "#f9ab00",
             "margin": "#00838f", "entropy": "#795548", LEARNED: "#d93025"}  # fmt: skip
+_OTHERS = ("#6f42c1", "#c2185b", "#00796b", "#5d4037", "#455a64", "#7cb342", "#0288d1", "#8e24aa")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 
@@ -88,7 +90,7 @@ def _draw_arm(axes: Any, summary: ArmSummary, marker: str) -> None:
 
 def sampler_colour(sampler: str) -> str:
     """The same in every plot."""
-    return _COLOURS.get(sampler, "#6f42c1")
+    return _COLOURS.get(sampler, _OTHERS[zlib.crc32(sampler.encode()) % len(_OTHERS)])
 
 
 def learning_png(history: Sequence[dict[str, Any]]) -> bytes:

@@ -97,7 +97,7 @@ def _quick(evaluation: EvaluationConfig) -> EvaluationConfig:
         num_examples=min(evaluation.num_examples, _QUICK_EXAMPLES),
         seeds=evaluation.seeds[:1],
         heuristics={
-            name: tuple(dict.fromkeys((values[0], values[len(values) // 2], values[-1])))
+            name: tuple(values[place] for place in sorted({0, len(values) // 2, len(values) - 1}))
             for name, values in evaluation.heuristics.items()
             if values
         },

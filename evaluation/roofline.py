@@ -31,7 +31,7 @@ def forward_flops(config: LlamaConfig | Qwen2Config, rows: Iterable[RowForward])
     """Operations of the transformer blocks over all real tokens, and of the head over the wanted positions."""
     D, F, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or D // heads
-    q_size, kv_size = heads * head_size, config.num_key_value_heads * head_size
+    q_size, kv_size = heads * head_size, (config.num_key_value_heads or heads) * head_size
     per_token = 2 * (2 * D * q_size + 2 * D * kv_size + 3 * D * F)
     total = 0.0
     for row in rows:

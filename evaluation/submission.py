@@ -93,8 +93,9 @@ def entrypoint(options: argparse.Namespace) -> str:
 
 
 def _text(value: object) -> str:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return ",".join(map(str, value)) if is_list else str(value)  # type: ignore[arg-type]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return str(value)
 
 
 def _absolute(path: str) -> str:

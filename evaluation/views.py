@@ -66,8 +66,8 @@ def make_view(name: str, records: Sequence[ExampleRecord]) -> View:
     summaries = [summarise(arm, mine) for arm, mine in graded.items()]
     best = best_heuristic(summaries)
     comparisons = {}
-    for arm, mine in graded.items() if best is not None else ():
-        pair = compare_pairs(mine, graded[best.arm]) if arm != best.arm else None
+    for arm, mine in graded.items():
+        pair = compare_pairs(mine, graded[best.arm]) if best is not None and arm != best.arm else None
         if pair is not None:
             comparisons[arm] = pair
     return View(name, canvas_length, groups, summaries, comparisons)

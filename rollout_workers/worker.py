@@ -131,7 +131,9 @@ def _as_fault(name: str) -> Iterator[None]:
 
 def actor_name(kind: str) -> str:
     """Names the actor that this process is, for logs and figures."""
-    return f"{kind}-{ray.get_runtime_context().get_actor_id()[:8]}"
+    actor_id = ray.get_runtime_context().get_actor_id()
+    assert actor_id is not None, "only actors have names"
+    return f"{kind}-{actor_id[:8]}"
 
 
 def _expert(learned: LearnedUnmasker, spec: ExpertSpec) -> ExpertUnmasker:

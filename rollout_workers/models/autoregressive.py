@@ -56,7 +56,8 @@ def load_causal(
         raise ModelError("parameter 'model' of heuristic 'apd' is ''; allowed: the folder or hub id of a causal model")
     try:
         other = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        torch.nn.Module.to(model, device)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"causal model '{name}' cannot be loaded: {one_line(error)}") from error
     theirs, special = other.get_vocab(), set(other.all_special_tokens)

@@ -16,6 +16,7 @@ from evaluation.preparation import Preparation, presets
 from evaluation.results_dir import ResultsDir
 from evaluation.sources import Source, read_policies
 from evaluation.submission import entrypoint, job_name
+from policy.factory import HEURISTICS
 from policy.weights import from_bytes, to_bytes
 from tests.fakes.policies import lively_policy
 from tests.fakes.runs import make_run
@@ -103,6 +104,13 @@ def test_every_preset_is_a_valid_sweep():
     for preset in presets():
         found = prepared("--baselines", preset, "--tasks", "arithmetic,sudoku")
         assert all(len(suite.arms) == len(set(suite.arms)) > 50 for suite in found.suites)
+
+
+def test_the_sweep_has_every_sampler_that_needs_no_other_model():
+    for words in ((), ("--quick",)):
+        found = prepared("--baselines", "sweep", "--tasks", "arithmetic,sudoku", *words)
+        for suite in found.suites:
+            assert {arm.sampler for arm in suite.arms} == set(HEURISTICS) - {"apd"}
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: object, command=main) -> str:

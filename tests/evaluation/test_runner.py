@@ -261,12 +261,12 @@ def test_entries_may_name_parameters_and_arms_say_which() -> None:
     }
     config = build(EvaluationConfig, {"block_lengths": [12], "heuristics": entries})
     arms = heuristic_arms(config, 24)
-    assert [(arm.sampler, arm.parameter) for arm in arms] == [
-        ("threshold", 0.9),
-        ("threshold(eos=last)", 0.9),
-        ("klass", 0.8),
-        ("klass(kl=0.005,history=3)", 0.9),
-        ("dus", 2.0),
+    assert [(arm.sampler, arm.values) for arm in arms] == [
+        ("threshold", {"tau": 0.9}),
+        ("threshold", {"tau": 0.9, "eos": "last"}),
+        ("klass", {"tau": 0.8}),
+        ("klass", {"tau": 0.9, "kl": 0.005, "history": 3}),
+        ("dus", {"base": 2}),
     ]
     for bad, message in (
         ({"klas": [0.9]}, r"'evaluation.heuristics.klas': unknown heuristic 'klas'; did you mean 'klass'\?"),

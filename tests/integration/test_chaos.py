@@ -1,4 +1,7 @@
-"""Runs whose processes are killed end like runs that nobody disturbed; `tests.chaos` says how."""
+"""Runs whose processes are killed end like runs that nobody disturbed; `tests.chaos` says how.
+
+The default tier kills actors of every kind in `test_training_run.py`; nodes and drivers need a Ray of several nodes.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ import pytest
 
 from tests.chaos import DRIVER, KINDS, NODE, chaos
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-@pytest.mark.ray
-@pytest.mark.timeout(600)
+
+@pytest.mark.timeout(900)
 def test_a_node_and_the_driver_may_die(tmp_path: Path) -> None:
     killed = chaos(tmp_path, num_kills=2, kinds=(NODE, DRIVER), num_steps=8)
     assert killed == {NODE: 1, DRIVER: 1}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_everything_may_die_again_and_again(tmp_path: Path) -> None:
     killed = chaos(tmp_path, num_kills=18, seed=1)

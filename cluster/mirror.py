@@ -77,7 +77,7 @@ class RunMirror:
             here = Path(folder)
             folders[:] = sorted(name for name in folders if not is_temporary(here / name))
             try:
-                if MANIFEST in names:
+                if MANIFEST in names and here.parent == root / CHECKPOINTS:
                     groups[here.relative_to(root).as_posix()] = (here / MANIFEST).read_bytes()
                     folders.clear()
                     continue

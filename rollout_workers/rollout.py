@@ -191,12 +191,13 @@ class LeaseGrader:
         """The summary with grades and rewards."""
         lease = summary.lease
         with self._clock.state(GRADING):
+            tasks = [self._tasks[group.task] for group in lease.groups for _ in range(group.num_samples)]
             examples = [
-                self._tasks[request.task].example(request.split, request.index)
-                for request in lease.groups
-                for _ in range(request.num_samples)
+                self._tasks[group.task].example(group.split, group.index)
+                for group in lease.groups
+                for _ in range(group.num_samples)
             ]
-            grades = tuple(grade_all([task_of(self._tasks, each) for each in examples], examples, summary.texts))
+            grades = tuple(grade_all(tasks, examples, summary.texts))
         length = lease.canvas_length or self._canvas_length
         rewards = [
             self._reward(grade, row.nfe, length, alpha=lease.alpha)
@@ -319,11 +320,6 @@ class Rollout:
                     )
                 )
         return examples, sequences
-
-
-def task_of(tasks: Mapping[str, Task], example: Example) -> Task:
-    """The task that made `example`."""
-    return tasks[example.id.split("/", 1)[0]]
 
 
 def _wire_row(sequence: Sequence, lease: Lease) -> TrajectoryRow:

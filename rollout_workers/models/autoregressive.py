@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,8 +57,7 @@ def load_causal(
         raise ModelError("parameter 'model' of heuristic 'apd' is ''; allowed: the folder or hub id of a causal model")
     try:
         other = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-        torch.nn.Module.to(model, device)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"causal model '{name}' cannot be loaded: {one_line(error)}") from error
     theirs, special = other.get_vocab(), set(other.all_special_tokens)
@@ -75,4 +75,4 @@ def load_causal(
             f"causal model '{Path(name).name}' knows {shared} of the dLLM's {len(tokenizer.vocabulary())} tokens; "
             "needed: one vocabulary"
         )
-    return CausalModel(model, spec)
+    return CausalModel(loaded.to(device), spec)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_S, _STOP_S = 180.0, 60.0
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -47,41 +48,61 @@ class RayHead:
         )
 
 
+class _StartTimedOut(Exception):
+    """Ray gives a node 30 s to start, which a busy machine may not have."""
+
+
 @contextlib.contextmanager
 def ray_head(*, num_cpus: int = 4, token: str | None = None, job_stop_wait_s: int = 60) -> Iterator[RayHead]:
     """Starts a head of its own ports and folder, and ends it with all its processes."""
-    folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))
-    gcs, dashboard, agent, client, metrics, first = _free_ports(6)
     env = dict(os.environ) | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": str(job_stop_wait_s),
         "OMP_NUM_THREADS": "1",
         "RAY_metrics_report_interval_ms": "2000",
+        "PYTHONPATH": str(ROOT),
     }
-    env |= {"PYTHONPATH": str(ROOT)}
     env.pop("RAY_ADDRESS", None)
     if token is not None:
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    with contextlib.ExitStack() as stack:
+        yield _started(stack, env, num_cpus=num_cpus, token=token)
+
+
+def _started(stack: contextlib.ExitStack, env: dict[str, str], *, num_cpus: int, token: str | None) -> RayHead:
+    """A head that answers, which `stack` ends."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return stack.enter_context(_attempt(env, num_cpus=num_cpus, token=token))
+        except _StartTimedOut:
+            continue
+    return stack.enter_context(_attempt(env, num_cpus=num_cpus, token=token))
+
+
+@contextlib.contextmanager
+def _attempt(env: dict[str, str], *, num_cpus: int, token: str | None) -> Iterator[RayHead]:
+    folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))
+    gcs, dashboard, agent, client, metrics, first = _free_ports(6)
     arguments = {
         "node-ip-address": "127.0.0.1", "port": gcs, "dashboard-host": "127.0.0.1", "dashboard-port": dashboard,
         "dashboard-agent-listen-port": agent, "ray-client-server-port": client, "metrics-export-port": metrics,
         "runtime-env-agent-port": first, "num-cpus": num_cpus, "object-store-memory": 100 * 2**20, "temp-dir": folder,
     }  # fmt: skip
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
-    log = (folder / "start.log").open("w")
-    process = subprocess.Popen(
-        [*command, *(f"--{name}={value}" for name, value in arguments.items())],
-        env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+    log = folder / "start.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*command, *(f"--{name}={value}" for name, value in arguments.items())],
+            env=env, cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
     head = RayHead(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", folder, env)
     try:
-        _wait_until_it_answers(head, process, folder / "start.log", token)
+        _wait_until_it_answers(head, process, log, token)
         yield head
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_S)
-        log.close()
         _end_leftovers(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -92,11 +113,15 @@ def _wait_until_it_answers(head: RayHead, process: subprocess.Popen[bytes], log:
         request.add_header("Authorization", f"Bearer {token}")
     deadline = time.monotonic() + _START_S
     while True:
-        with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
-            urllib.request.urlopen(request, timeout=5).close()
-            return
-        assert process.poll() is None, f"ray start ended with {process.returncode}:\n{log.read_text()}"
-        assert time.monotonic() < deadline, f"no answer of {head.dashboard} after {_START_S:g} s:\n{log.read_text()}"
+        text = log.read_text()
+        if process.poll() is not None:
+            raise _StartTimedOut(text) if "timed out during startup" in text else AssertionError(f"ray start:\n{text}")
+        # The dashboard answers before the node is up.
+        if "Ray runtime started" in text:
+            with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
+                urllib.request.urlopen(request, timeout=5).close()
+                return
+        assert time.monotonic() < deadline, f"no answer of {head.dashboard} after {_START_S:g} s:\n{text}"
         time.sleep(0.5)
 
 

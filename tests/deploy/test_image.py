@@ -79,7 +79,10 @@ def test_requirements_are_those_of_the_project():
     assert with_gpu[: len(plain)] == plain
     assert any(line.startswith("nvidia-ml-py") for line in with_gpu[len(plain) :])
     wrong = subprocess.run([*command, "gpus"], capture_output=True, text=True, check=False)
-    assert (wrong.returncode, wrong.stderr) == (1, "error: unknown extra 'gpus'; allowed: test, dev, gpu, vllm\n")
+    assert (wrong.returncode, wrong.stderr) == (
+        1,
+        "error: unknown extra 'gpus'; allowed: test, dev, gpu, lm-eval, vllm\n",
+    )
 
 
 @pytest.mark.slow

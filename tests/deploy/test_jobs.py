@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,8 +50,12 @@ def submit(head: RayHead, name: str, *command: str, working_dir: str | None = No
     return f"{done.stdout}{done.stderr}"
 
 
-def status(head: RayHead, name: str) -> str:
-    return head.command("ray", "job", "status", "--address", head.dashboard, name).stdout
+def info(head: RayHead, name: str) -> dict[str, Any]:
+    """What the Jobs API says of a job."""
+    request = urllib.request.Request(f"{head.dashboard}/api/jobs/{name}", headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
 
 
 def logs(head: RayHead, name: str) -> str:
@@ -71,7 +77,8 @@ def test_from_a_checkout(head, tmp_path):
     run = tmp_path / "run"
     submit(head, "from-checkout", *training(run, 2), working_dir=".")
     text = logs(head, "from-checkout")
-    assert "SUCCEEDED" in status(head, "from-checkout"), text
+    job = info(head, "from-checkout")
+    assert (job["status"], job["metadata"]["run"]) == ("SUCCEEDED", "from-checkout"), text
     assert re.search(r"update 2/2 +reward", text)
     lines = [line for line in text.splitlines() if "update " in line]
     assert not [line for line in lines if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", line)], "control characters"
@@ -95,7 +102,7 @@ def test_installed_watched_stopped_and_resumed(head, server, tmp_path):
     finally:
         stopped = head.command("ray", "job", "stop", "--address", head.dashboard, "first", timeout_s=_WAIT_S)
     assert stopped.returncode == 0, stopped.stderr
-    assert "STOPPED" in status(head, "first")
+    assert info(head, "first")["status"] == "STOPPED"
     assert "saving a checkpoint" in logs(head, "first")
     saved = sorted((run / "checkpoints").iterdir())[-1]
     step = int(re.sub(r"\D", "", saved.name))
@@ -103,7 +110,7 @@ def test_installed_watched_stopped_and_resumed(head, server, tmp_path):
 
     submit(head, "second", *training(run, step + 2))
     # Another number of updates is another run: that is refused, and nothing is lost.
-    assert "exit code 2" in status(head, "second")
+    assert "exit code 2" in info(head, "second")["message"]
     assert "learner.num_steps" in logs(head, "second")
 
     submit(head, "third", *training(run, 10_000), wait=False)
@@ -117,7 +124,7 @@ def test_installed_watched_stopped_and_resumed(head, server, tmp_path):
 def test_a_mistake_in_the_config_fails_the_job_with_its_line(head, tmp_path):
     text = submit(head, "mistake", *training(tmp_path / "run", 2), "learner.num_step=3")
     assert "did you mean 'learner.num_steps'" in text
-    assert "exit code 2" in status(head, "mistake")
+    assert "exit code 2" in info(head, "mistake")["message"]
 
 
 def fill_in(query: str) -> str:

@@ -10,7 +10,7 @@ from tests.chaos import DRIVER, KINDS, NODE, chaos
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_node_and_the_driver_may_die(tmp_path: Path) -> None:
     killed = chaos(tmp_path, num_kills=2, kinds=(NODE, DRIVER), num_steps=8)
     assert killed == {NODE: 1, DRIVER: 1}

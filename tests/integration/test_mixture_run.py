@@ -32,7 +32,7 @@ def test_a_mixture_of_models_gives_the_same_result_on_any_number_of_actors(ray_l
     assert update["accuracy_arithmetic"] > 0.2
     assert update["accuracy_arithmetic_on_second"] == update["accuracy_sudoku_on_second"] == 0
     assert update["first_ratio_gap"] < 1e-4
-    tasks = [line.partition('"example_id": "')[2].partition("/")[0] for line in records]
+    tasks = [record.task for record in records]
     assert {task: tasks.count(task) for task in tasks} == {
         "arithmetic": 8, "sudoku@second": 8, "arithmetic@second": 8,
     }  # fmt: skip

@@ -84,7 +84,7 @@ def in_processes(num_ranks: int, work: Callable[[Ranks], Any], *, timeout_s: flo
     found = []
     for receiver, process in zip(pipes, processes, strict=True):
         try:
-            assert receiver.poll(60), "a rank says nothing"
+            assert receiver.poll(180), "a rank says nothing"
             found.append(receiver.recv())
         except EOFError:
             found.append(None)

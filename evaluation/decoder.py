@@ -221,4 +221,7 @@ class _Watcher:
             kept_L[commit_L] = confidence_L[commit_L]
             self.seconds[id(row)] = seconds
             if self._on_pass is not None:
+                started = time.perf_counter()
                 self._on_pass(Canvas(self._number_of[id(row)], int(nfe) + 1, canvas_L, kept_L.copy()))
+                # Those who watch take time that is not the decoder's.
+                self._started += time.perf_counter() - started

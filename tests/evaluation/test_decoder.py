@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def test_prompts_decode_as_they_do_alone_and_are_watched(decoder: Decoder) -> No
         assert "<answer>" in answer.text
         assert answer.status == "clean"
         assert answer.seconds > 0
+
+
+def test_watching_takes_no_time_of_the_answer(decoder: Decoder) -> None:
+    started = time.perf_counter()
+    answer = decoder(PROMPTS[:1], on_pass=lambda canvas: time.sleep(0.2))[0]
+    assert answer.seconds <= time.perf_counter() - started - 0.2 * (answer.nfe - 1)
 
 
 def test_the_answer_of_the_default_prompt_is_right(capsys: pytest.CaptureFixture[str]) -> None:

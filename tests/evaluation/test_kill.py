@@ -30,6 +30,7 @@ def num_shards(place: Path) -> int:
     return sum(not path.name.startswith(".") for path in folder.iterdir()) if folder.is_dir() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_three_times(tmp_path):
     write_evaluation(tmp_path / "undisturbed", tasks=["sudoku"], num=4)

@@ -63,21 +63,31 @@ def learn(ranks: Ranks, name: str) -> tuple[NDArray[np.float64], list[dict[str, 
     return torch.cat([each.detach().flatten() for each in trainer.network.parameters()]).numpy(), metrics
 
 
-def in_processes(num_ranks: int, work: Callable[[Ranks], Any], *, timeout_s: float = 30.0) -> list[Any]:
-    """What `work` gives on each rank; None of a rank that died."""
+def run_rank(
+    work: Callable[..., Any], arguments: tuple[Any, ...], rank: int, num_ranks: int, port: int, timeout_s: float,
+    sender: Connection,
+) -> None:  # fmt: skip
+    """One process: joins the group and sends what `work` gives."""
+    torch.set_num_threads(1)
+    ranks = join_group(("127.0.0.1", port), rank=rank, num_ranks=num_ranks, device="cpu", timeout_s=timeout_s)
+    sender.send(work(ranks, *arguments))
+    sender.close()
+    os._exit(0)
+
+
+def in_processes(num_ranks: int, work: Callable[..., Any], *arguments: Any, timeout_s: float = 30.0) -> list[Any]:
+    """What `work(ranks, *arguments)` gives on each rank; None of a rank that died.
+
+    Ranks are forked from a server without threads: a copy of this process may hold locks that its threads, torch's or Ray's, held.
+    """
     store = open_store("127.0.0.1", timeout_s=timeout_s)
-    context = multiprocessing.get_context("fork")
-
-    def run(rank: int, sender: Connection) -> None:
-        ranks = join_group(("127.0.0.1", store.port), rank=rank, num_ranks=num_ranks, device="cpu", timeout_s=timeout_s)
-        sender.send(work(ranks))
-        sender.close()
-        os._exit(0)
-
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     pipes, processes = [], []
     for rank in range(num_ranks):
         receiver, sender = context.Pipe(duplex=False)
-        processes.append(context.Process(target=run, args=(rank, sender)))
+        settings = (work, arguments, rank, num_ranks, store.port, timeout_s, sender)
+        processes.append(context.Process(target=run_rank, args=settings))
         processes[-1].start()
         sender.close()
         pipes.append(receiver)
@@ -92,6 +102,33 @@ def in_processes(num_ranks: int, work: Callable[[Ranks], Any], *, timeout_s: flo
     return found
 
 
+def learn_all(ranks: Ranks) -> dict[str, Any]:
+    return {name: learn(ranks, name) for name in VARIANTS}
+
+
+def sum_some(ranks: Ranks) -> list[list[float] | None]:
+    used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    if ranks.rank == 1:
+        used.grad = torch.tensor([1.0, 2.0])
+    ranks.sum_gradients([used, unused])
+    return [None if each.grad is None else each.grad.tolist() for each in (used, unused)]
+
+
+def lose_a_rank(ranks: Ranks, end: str) -> float | None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    ranks.sum_gradients([parameter])
+    if ranks.rank == 1 and end == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    started = time.monotonic()
+    if ranks.rank == 1:
+        time.sleep(3)
+        return None
+    with pytest.raises(CollectiveFailed, match=f"rank {ranks.rank} of 3"):
+        ranks.sum_gradients([parameter])
+    return time.monotonic() - started
+
+
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
     return {name: learn(OneRank(), name) for name in VARIANTS}
@@ -99,7 +136,7 @@ def alone() -> dict[str, Any]:
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_any_number_of_ranks_learns_the_same(alone: Any, num_ranks: int) -> None:
-    found = in_processes(num_ranks, lambda ranks: {name: learn(ranks, name) for name in VARIANTS})
+    found = in_processes(num_ranks, learn_all)
     for name, (weights, metrics) in alone.items():
         for each in found:
             assert np.abs(each[name][0] - weights).max() < 1e-9, name
@@ -110,32 +147,11 @@ def test_any_number_of_ranks_learns_the_same(alone: Any, num_ranks: int) -> None
 
 
 def test_a_parameter_without_a_gradient_anywhere_keeps_none_and_a_rank_without_rows_adds_nothing() -> None:
-    def work(ranks: Ranks) -> list[list[float] | None]:
-        used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
-        if ranks.rank == 1:
-            used.grad = torch.tensor([1.0, 2.0])
-        ranks.sum_gradients([used, unused])
-        return [None if each.grad is None else each.grad.tolist() for each in (used, unused)]
-
-    assert in_processes(3, work) == [[[1.0, 2.0], None]] * 3
+    assert in_processes(3, sum_some) == [[[1.0, 2.0], None]] * 3
 
 
 @pytest.mark.parametrize("end", ["dies", "hangs"])
 def test_a_rank_that_dies_or_hangs_is_noticed_by_the_others_within_the_deadline(end: str) -> None:
-    def work(ranks: Ranks) -> float | None:
-        parameter = torch.nn.Parameter(torch.ones(2))
-        parameter.grad = torch.ones(2)
-        ranks.sum_gradients([parameter])
-        if ranks.rank == 1 and end == "dies":
-            os.kill(os.getpid(), signal.SIGKILL)
-        started = time.monotonic()
-        if ranks.rank == 1:
-            time.sleep(3)
-            return None
-        with pytest.raises(CollectiveFailed, match=f"rank {ranks.rank} of 3"):
-            ranks.sum_gradients([parameter])
-        return time.monotonic() - started
-
-    found = in_processes(3, work, timeout_s=1.5)
+    found = in_processes(3, lose_a_rank, end, timeout_s=1.5)
     assert found[1] is None
     assert all(seconds < 2.8 for seconds in (found[0], found[2]))

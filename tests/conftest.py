@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Tensors of tests are small: threads that wait for one another cost more than they compute. Read when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Ray's workers are nicer than others by default, and would starve beside the tests of another process.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # A busy machine is not a failure.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -20,6 +22,7 @@ from ray.util import metrics as ray_metrics
 RAY_PREFIX = "ray_"
 JOB_LABEL = "ray_job"
 """On every series: the id of the Ray job, which `ray list jobs` shows; empty outside Ray."""
+REFRESH_S = 2.0
 Kind = Literal["gauge", "counter", "histogram"]
 
 
@@ -77,12 +80,46 @@ class Exporter:
         self._instruments[name].record(value, labels)
 
 
+class _Refresher:
+    """Sets the gauges of this process again and again: Ray drops one that was not set for two of its reporting intervals (20 s).
+
+    A loop that hangs goes on showing its last values, whose timestamps grow old; those of a process that ends go with it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: dict[tuple[int, frozenset[tuple[str, str]]], Callable[[], None]] = {}
+        self._is_running = False
+
+    def remember(self, key: tuple[int, frozenset[tuple[str, str]]], again: Callable[[], None]) -> None:
+        """`again` sets the series `key` to its present value."""
+        with self._lock:
+            self._last[key] = again
+            if not self._is_running:
+                self._is_running = True
+                threading.Thread(target=self._run, name="metrics", daemon=True).start()
+
+    def _run(self) -> None:
+        while ray.is_initialized():
+            with self._lock:
+                for again in self._last.values():
+                    again()
+            time.sleep(REFRESH_S)
+        with self._lock:
+            self._last.clear()
+            self._is_running = False
+
+
+_refresher = _Refresher()
+
+
 class _RayInstrument:
     """An instrument of `ray.util.metrics`; its series are labelled by the worker process that they come from."""
 
     def __init__(self, metric: Exported) -> None:
         keys = (*metric.labels, JOB_LABEL)
         self._job = ray.get_runtime_context().get_job_id()
+        self._is_gauge = metric.kind == "gauge"
         self._instrument: Any
         if metric.kind == "gauge":
             self._instrument = ray_metrics.Gauge(metric.name, description=metric.help, tag_keys=keys)
@@ -98,7 +135,11 @@ class _RayInstrument:
             self._take = self._instrument.observe
 
     def record(self, value: float, labels: Mapping[str, str]) -> None:
-        self._take(value, tags={**labels, JOB_LABEL: self._job})
+        tags = {**labels, JOB_LABEL: self._job}
+        self._take(value, tags=tags)
+        if self._is_gauge:
+            take = self._take
+            _refresher.remember((id(self), frozenset(tags.items())), lambda: take(value, tags=tags))
 
 
 class _PrometheusInstrument:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 
 import prometheus_client
 import pytest
 import ray
 from prometheus_client import CollectorRegistry
 
+from cluster import metrics_export
 from cluster.metrics_export import Exported, Exporter
 
 TABLE = (
@@ -74,3 +76,23 @@ def test_inside_ray_the_instruments_are_rays(ray_local):
         return [type(each).__name__ for each in exporter._instruments.values()]
 
     assert ray.get(record.remote(), timeout=60) == ["_RayInstrument"] * 3
+
+
+def test_gauges_are_set_again_until_ray_ends(monkeypatch):
+    is_running = True
+    monkeypatch.setattr(metrics_export.ray, "is_initialized", lambda: is_running)
+    monkeypatch.setattr(metrics_export, "REFRESH_S", 0.01)
+    seen: list[str] = []
+    refresher = metrics_export._Refresher()
+    refresher.remember((1, frozenset()), lambda: seen.append("old"))
+    refresher.remember((1, frozenset()), lambda: seen.append("new"))
+    deadline = time.monotonic() + 30
+    while seen.count("new") < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "old" not in seen[-4:]
+    is_running = False
+    while refresher._is_running:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not refresher._last

@@ -13,10 +13,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
+from lm_eval.utils import simple_parse_args_string
 
 from cluster.errors import ExitCode, UserError
 from evaluation.decoder import Decoder
@@ -44,6 +46,24 @@ class DllmUnmasking(LM):
         self._decoder = Decoder(**arguments, is_raw=True)
         self.num_passes: list[int] = []
         """NFE of every answer, in the order of requests."""
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> DllmUnmasking:
+        """From `--model_args` and the harness's own options; where both name a device, the former counts.
+
+        The harness says `cuda:0` on every machine, so one without CUDA computes on its CPU.
+        """
+        options = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        if str(options.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
+            options["device"] = "cpu"
+        return cls(**(options | arg_dict))
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> DllmUnmasking:
+        """See `create_from_arg_obj`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @property
     def tokenizer_name(self) -> str:

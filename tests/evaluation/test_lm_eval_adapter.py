@@ -89,6 +89,23 @@ def test_likelihoods_and_unknown_arguments_are_refused_in_one_line() -> None:
         model.apply_chat_template([{"role": "user", "content": "so"}])
 
 
+def test_the_device_of_the_model_arguments_counts_and_the_harness_s_default_only_where_it_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[dict[str, object]] = []
+    monkeypatch.setattr(DllmUnmasking, "__init__", lambda self, **settings: made.append(settings))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    DllmUnmasking.create_from_arg_string("model=tiny,device=meta", {"device": "cuda:0", "batch_size": None})
+    DllmUnmasking.create_from_arg_obj({"model": "tiny"}, {"device": "cuda:0", "batch_size": 4})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    DllmUnmasking.create_from_arg_obj({"model": "tiny"}, {"device": "cuda:0"})
+    assert made == [
+        {"device": "meta", "model": "tiny"},
+        {"device": "cpu", "batch_size": 4, "model": "tiny"},
+        {"device": "cuda:0", "model": "tiny"},
+    ]
+
+
 @pytest.mark.slow
 def test_its_command_line(tmp_path: Path, examples: list[tuple[str, str]]) -> None:
     command = [sys.executable, "-m", "evaluation.lm_eval_adapter", "--model", NAME, "--tasks", "tiny_arithmetic"]

@@ -145,7 +145,6 @@ def _run(prepared: Preparation, save_path: str) -> None:
     from evaluation.report import write_report
     from evaluation.results_dir import ResultsDir
     from evaluation.runner import evaluate
-    from rollout_workers.hosting import MAIN
 
     config, policies = prepared.config, prepared.policies
     results = ResultsDir(save_path, config.storage)
@@ -155,7 +154,7 @@ def _run(prepared: Preparation, save_path: str) -> None:
     try:
         actors = EvaluationActors(config, policies, canvas_length=max(prepared.canvas_lengths.values()))
         conditions = conditions_of(
-            {MAIN: config.model}, config.decode, config.reward, config.evaluation,
+            config.model_configs, config.decode, config.reward, config.evaluation,
             versions={policy.name: policy.version for policy in policies}, run_seed=config.seed,
         )  # fmt: skip
         with EvaluationProgress() as progress:

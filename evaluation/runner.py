@@ -19,7 +19,7 @@ from evaluation.records import ExampleRecord, sort_records
 from evaluation.results_dir import ResultsDir
 from evaluation.traces import trace_document
 from rollout_workers.engine import FORWARD, POLICY, SCHEDULING
-from rollout_workers.hosting import by_model
+from rollout_workers.hosting import in_parts
 from rollout_workers.pool import RolloutPool
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary
 from rollout_workers.tasks import Split
@@ -171,14 +171,12 @@ def plan(
                     for number, pick in enumerate(suite.picks)
                     if (arm, seed, f"{pick.task}/{conditions.split}/{pick.index}") not in done
                 ]  # fmt: skip
-                size = config.lease_examples
-                parts = [mine[start : start + size] for mine in by_model(groups) for start in range(0, len(mine), size)]
-                for part in parts:
+                for part in in_parts(groups, config.lease_examples):
                     lease = Lease(
                         len(shards),
                         conditions.run_seed + seed,
                         spec,
-                        tuple(part),
+                        part,
                         arm.block_length,
                         record=False,
                         canvas_length=suite.canvas_length,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from learner.config import RunConfig
 from policy.steering import Behaviour
-from rollout_workers.hosting import by_model
+from rollout_workers.hosting import in_parts
 from rollout_workers.rollout import ExpertSpec, GroupRequest, Lease, UnmaskerSpec
 from rollout_workers.tasks import Split
 from rollout_workers.tasks.stream import Pick
@@ -91,13 +91,8 @@ class LeasePlan:
         self, groups: list[GroupRequest], size: int, expert: ExpertSpec | None, step: int, first_lease: int
     ) -> list[Lease]:
         """Leases of about the same number of rows, each for one model."""
-        per_lease = self._groups_per_lease(size)
         spec = UnmaskerSpec(weight_version=step, expert=expert)
-        parts = [
-            tuple(mine[start : start + per_lease])
-            for mine in by_model(groups)
-            for start in range(0, len(mine), per_lease)
-        ]
+        parts = in_parts(groups, self._groups_per_lease(size))
         return [
             Lease(number, self._config.seed, spec, part, self._block_length, record=True, alpha=self.alpha(step))
             for number, part in enumerate(parts, start=first_lease)

@@ -48,7 +48,7 @@ from learner.lease_plan import LeasePlan
 from learner.update_plan import UpdateRows
 from learner.watch import Alarm, Watch
 from rollout_workers.grading.answers import GradeKind
-from rollout_workers.hosting import MAIN, by_model, model_of, task_of
+from rollout_workers.hosting import MAIN, in_parts, model_of, task_of
 from rollout_workers.pool import Batch, RolloutPool, check_failures
 from rollout_workers.problems import Problems
 from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
@@ -269,17 +269,13 @@ class TrainingLoop:
         config = self._config
         with self._clock.state(VALIDATION):
             spec = UnmaskerSpec(weight_version=self.progress.step)
-            chunk = config.evaluation.lease_examples
             groups = [
                 GroupRequest(number, pick.task, Split.VALIDATION, pick.index, 1)
                 for number, pick in enumerate(self._validation)
             ]
-            parts = [
-                tuple(mine[start : start + chunk]) for mine in by_model(groups) for start in range(0, len(mine), chunk)
-            ]
             leases = [
                 Lease(number, config.seed, spec, part, self._block_length, record=False)
-                for number, part in enumerate(parts)
+                for number, part in enumerate(in_parts(groups, config.evaluation.lease_examples))
             ]
             done = sorted((summary for summary, _ in self._pool.run(leases)), key=lambda summary: summary.lease.id)
         measured = values(rollout_metrics(done))

@@ -46,6 +46,11 @@ def by_model(items: Sequence[Item]) -> list[list[Item]]:
     return list(apart.values())
 
 
+def in_parts(items: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
+    """Picks or groups as leases take them: `size` at most in each part, all for one model."""
+    return [tuple(mine[start : start + size]) for mine in by_model(items) for start in range(0, len(mine), size)]
+
+
 def spread(models: Sequence[str], num_actors: int) -> list[tuple[str, ...]]:
     """The models that each actor hosts: one each, in turn; with fewer actors than models some host several."""
     if num_actors >= len(models):

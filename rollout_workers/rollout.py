@@ -191,12 +191,12 @@ class LeaseGrader:
         """The summary with grades and rewards."""
         lease = summary.lease
         with self._clock.state(GRADING):
-            tasks = [self._tasks[group.task] for group in lease.groups for _ in range(group.num_samples)]
-            examples = [
-                self._tasks[group.task].example(group.split, group.index)
-                for group in lease.groups
-                for _ in range(group.num_samples)
-            ]
+            tasks: list[Task] = []
+            examples: list[Example] = []
+            for group in lease.groups:
+                task = self._tasks[group.task]
+                tasks += [task] * group.num_samples
+                examples += [task.example(group.split, group.index)] * group.num_samples
             grades = tuple(grade_all(tasks, examples, summary.texts))
         length = lease.canvas_length or self._canvas_length
         rewards = [

@@ -211,10 +211,12 @@ class _Watcher:
     ) -> None:
         """See `rollout_workers.engine.Watcher`."""
         seconds = time.perf_counter() - self._started
-        canvas_BL = predicted_BL.where(decision.commit_BL, rows.canvas_BL)
-        if decision.remask_BL is not None:
-            canvas_BL = canvas_BL.where(~decision.remask_BL, predicted_BL.new_tensor(rows.mask_id))
-        columns = (canvas_BL, decision.commit_BL, observation.confidences_BLK[:, :, 0], rows.nfe_B)
+        columns = (
+            rows.canvas_after(decision, predicted_BL),
+            decision.commit_BL,
+            observation.confidences_BLK[:, :, 0],
+            rows.nfe_B,
+        )
         arrays = [column.cpu().numpy() for column in columns]
         for row, canvas_L, commit_L, confidence_L, nfe in zip(rows.sequences, *arrays, strict=True):
             kept_L = self.confidences[id(row)]

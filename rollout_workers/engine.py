@@ -151,9 +151,10 @@ class Engine:
             observation = observe(
                 prediction, wanted_BL, masked_BL=masked_BL, eligible_BL=eligible_BL, nfe_B=rows.nfe_B, keys_B=rows.key_B
             )
-            observation = replace(observation, rows=self._context(rows, window_BL, ahead))
+            context = self._context(rows, window_BL, ahead)
+            observation = replace(observation, rows=context)
             if prediction.shadow_M is not None:
-                verified_BL = verified(prediction.shadow_M, window_BL, rows.written_BL())
+                verified_BL = verified(prediction.shadow_M, window_BL, context.written_BL)
                 observation = replace(observation, verified_BL=verified_BL)
             decision = self._unmasker.decide(observation)
         predicted_BL = rows.canvas_BL.clone()

@@ -133,14 +133,18 @@ class LiveRows:
             sequence.status = SequenceStatus.LIVE
         self.sequences.extend(sequences)
 
+    def canvas_after(self, decision: Decision, token_ids_BL: Tensor) -> Tensor:
+        """`[B, L]` the canvases once `decision` is applied."""
+        canvas_BL = torch.where(decision.commit_BL, token_ids_BL, self.canvas_BL)
+        return canvas_BL if decision.remask_BL is None else canvas_BL.masked_fill(decision.remask_BL, self.mask_id)
+
     def apply(self, decision: Decision, token_ids_BL: Tensor, num_passes_B: Tensor) -> None:
         """Commits and masks again what was decided after `num_passes_B` forward passes, and keeps what is remembered."""
         self.nfe_B = self.nfe_B + num_passes_B
         self.num_steps_B = self.num_steps_B + 1
-        self.canvas_BL = torch.where(decision.commit_BL, token_ids_BL, self.canvas_BL)
+        self.canvas_BL = self.canvas_after(decision, token_ids_BL)
         self.order_BL = torch.where(decision.commit_BL, self.nfe_B.unsqueeze(1), self.order_BL)
         if decision.remask_BL is not None:
-            self.canvas_BL = self.canvas_BL.masked_fill(decision.remask_BL, self.mask_id)
             self.order_BL = self.order_BL.masked_fill(decision.remask_BL, NEVER)
         self.num_near_ties_B = self.num_near_ties_B + decision.num_near_ties_B
         if decision.memory is not None:

@@ -14,7 +14,7 @@ from policy.factory import make_heuristic
 from policy.noise import row_key
 from rollout_workers.engine import Engine
 from rollout_workers.models.base import FrozenDLLM
-from rollout_workers.sequence import Sequence
+from rollout_workers.sequence import LiveRows, Sequence
 
 _CALIBRATION_ROWS = 8
 _BISECTIONS = 10
@@ -45,13 +45,12 @@ def threshold_for_nfe(
     model: FrozenDLLM, make_rows: Callable[[int], list[Sequence]], block_length: int, target: float
 ) -> float:
     """The threshold at which a few of the rows take `target` passes on average, by bisection over their own confidences."""
-    rows = make_rows(block_length)[:_CALIBRATION_ROWS]
-    canvas_BL = torch.tensor([list(row.canvas_ids) for row in rows], device=model.device)
-    width = max(len(row.prompt_ids) for row in rows)
-    prompts = [[model.spec.pad_id] * (width - len(row.prompt_ids)) + list(row.prompt_ids) for row in rows]
-    length_B = torch.tensor([len(row.prompt_ids) for row in rows], device=model.device)
-    wanted_BL = torch.ones_like(canvas_BL, dtype=torch.bool)
-    prediction = model.predict(torch.tensor(prompts, device=model.device), length_B, canvas_BL, wanted_BL)
+    sequences, spec = make_rows(block_length)[:_CALIBRATION_ROWS], model.spec
+    length = len(sequences[0].canvas_ids)
+    rows = LiveRows(mask_id=spec.mask_id, pad_id=spec.pad_id, canvas_length=length, device=model.device)
+    rows.admit(sequences)
+    wanted_BL = torch.ones_like(rows.canvas_BL, dtype=torch.bool)
+    prediction = model.predict(rows.prompt_BP, rows.prompt_length_B, rows.canvas_BL, wanted_BL)
     confidences = prediction.confidences_NK[:, 0].float().sort().values
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from evaluation.lockstep import decode_lock_step
-from evaluation.roofline import RowForward, forward_flops
+from evaluation.roofline import RowForward, forward_flops, synchronise
 from policy.unmasker import Unmasker
 from rollout_workers.engine import Engine
 from rollout_workers.models.backbone import BackboneDLLM
@@ -157,16 +157,12 @@ class _Timer:
         self._times = times
 
     def __enter__(self) -> None:
-        self._synchronise()
+        synchronise(self._device)
         self._started = time.perf_counter()
 
     def __exit__(self, *error: object) -> None:
-        self._synchronise()
+        synchronise(self._device)
         self._times.append(time.perf_counter() - self._started)
-
-    def _synchronise(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
 
 def rollouts_tables(figures: Sequence[RolloutFigures], title: str) -> list[Table]:

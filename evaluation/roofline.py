@@ -49,17 +49,18 @@ def measure_matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 def _matmul_rate(size: int, device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = a @ b
-    _synchronise(device)
+    synchronise(device)
     best, spent = 0.0, 0.0
     while spent < _SECONDS_PER_SIZE:
         started = time.perf_counter()
         torch.matmul(a, b, out=out)
-        _synchronise(device)
+        synchronise(device)
         seconds = time.perf_counter() - started
         best, spent = max(best, 2.0 * size**3 / seconds), spent + seconds
     return best
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

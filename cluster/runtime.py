@@ -216,3 +216,10 @@ def why(error: BaseException) -> str:
     """The line of a Ray error that says most."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1].strip() if "creation task" in lines[0] else lines[0]
+
+
+def actor_name(kind: str) -> str:
+    """Names the actor that this process is, for logs and figures."""
+    actor_id = ray.get_runtime_context().get_actor_id()
+    assert actor_id is not None, "only actors have names"
+    return f"{kind}-{actor_id[:8]}"

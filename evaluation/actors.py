@@ -49,15 +49,10 @@ class EvaluationActors:
             self._stack = stack.pop_all()
 
     def _start_pool(self, config: PipelineConfig, canvas_length: int) -> RolloutPool:
-        rollout, decode = config.rollout, config.decode
+        rollout = config.rollout
         spec = WorkerSpec(
             models=config.model_configs,
-            settings=DecodeSettings(
-                canvas_length=canvas_length,
-                num_slots=decode.num_slots,
-                token_temperature=decode.token_temperature,
-                eos=decode.eos,
-            ),
+            settings=DecodeSettings.of(config.decode, canvas_length),
             reward=config.reward,
             tasks=config.task_configs,
             torch_threads=rollout.torch_threads,

@@ -6,16 +6,16 @@ Parameters are carried as canonical JSON (sorted keys, whole numbers without a f
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
-from policy.factory import canonical_name, heuristic_kind, heuristic_parameters, whole_numbers
+from policy.factory import HEURISTICS, canonical_name, heuristic_kind, heuristic_parameters, whole_numbers
 from policy.inference import InferenceConfig
-from rollout_workers.config import check_block_length
-from rollout_workers.rollout import UnmaskerSpec
+from rollout_workers.config import DecodeConfig, check_block_length
+from rollout_workers.lease import UnmaskerSpec
 
 LEARNED = "learned"
 TEMPERATURE = "policy_temperature"
@@ -84,6 +84,16 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
             check_heuristic(name, entry, f"{key}.heuristics.{name}")
             arms.extend(heuristic_arm(name, entry, block) for block in blocks)
     return list(dict.fromkeys(arms))
+
+
+def check_cached(arms: Sequence[Arm], decode: DecodeConfig, *, key: str = "evaluation") -> None:
+    """Refuses heuristics that do not decode where keys and values are kept."""
+    for arm in arms:
+        if decode.cache != "none" and not arm.is_learned and not heuristic_kind(arm.sampler).is_expert:
+            plain = ", ".join(name for name, kind in HEURISTICS.items() if kind.is_expert)
+            raise UserError(
+                f"config key '{key}.heuristics' has {arm.sampler!r}; allowed with decode.cache={decode.cache}: {plain}"
+            )
 
 
 def check_heuristic(name: str, entry: object, key: str) -> None:

@@ -61,6 +61,8 @@ def conditions_of(
             "num_slots": decode.num_slots,
             "token_temperature": decode.token_temperature,
             "eos": decode.eos,
+            "cache": decode.cache,
+            "cache_refresh": decode.cache_refresh,
             "reward": dict(reward.terms),
             "alpha": reward.alpha,
         },

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.config import build, load_yaml, to_dict
 from cluster.errors import UserError
-from evaluation.arms import Arm, halves, heuristic_arms, learned_arm
+from evaluation.arms import Arm, check_cached, halves, heuristic_arms, learned_arm
 from evaluation.conditions import directory_settings
 from evaluation.config import EvaluationConfig, PipelineConfig
 from evaluation.runner import Suite
@@ -153,6 +153,7 @@ def _suite(
     if quick and blocks:
         blocks = list(dict.fromkeys((blocks[0], blocks[-1])))
     arms = heuristic_arms(dataclasses.replace(evaluation, block_lengths=tuple(blocks)), length)
+    check_cached(arms, config.decode)
     _, block = config.decode.lengths(length, "decode")
     return Suite([*_learned_arms(config, policies, block), *arms], picks, length)
 

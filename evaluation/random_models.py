@@ -61,7 +61,9 @@ def random_model(name: str, shape: Shape, *, dtype: torch.dtype, device: str, se
     _draw(model, torch.Generator(device).manual_seed(seed))
     make_buffers(model, device)
     last = shape.vocabulary_size - 1
-    spec = ModelSpec(name, mask_id=last, eos_id=last - 1, pad_id=last - 1, vocabulary_size=shape.vocabulary_size)
+    spec = ModelSpec(
+        name, mask_id=last, eos_id=last - 1, pad_id=last - 1, vocabulary_size=shape.vocabulary_size, can_cache=True
+    )
     return BackboneDLLM(model, spec, is_shifted=shape.is_dream)
 
 

@@ -20,8 +20,8 @@ from evaluation.results_dir import ResultsDir
 from evaluation.traces import trace_document
 from rollout_workers.engine import FORWARD, POLICY, SCHEDULING
 from rollout_workers.hosting import in_parts
+from rollout_workers.lease import GroupRequest, Lease, LeaseSummary
 from rollout_workers.pool import RolloutPool
-from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary
 from rollout_workers.tasks import Split
 from rollout_workers.tasks.stream import Pick
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from evaluation.records import ExampleRecord
-from rollout_workers.trace import RowTrace, TracedPass
+from rollout_workers.lease import RowTrace, TracedPass
 
 
 def trace_document(record: ExampleRecord, trace: RowTrace) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cluster.errors import UserError
 from cluster.storage import atomic_write, make_directory, unwritable_is_user_error
 from policy.trajectory import SCHEMA as TRAJECTORY_SCHEMA
 from policy.trajectory import PackedSteps, TrajectoryBatch, TrajectoryRow
-from rollout_workers.rollout import LeaseSummary
+from rollout_workers.lease import LeaseSummary
 
 SCHEMA = 1
 _SCHEMA_KEY, _RECORD_KEY, _SIZES_KEY = b"schema", b"trajectory_schema", b"positions,confidences,hidden"

@@ -1,4 +1,4 @@
-"""Benchmarks of the distributed system itself: `python -m learner.bench scaling`."""
+"""Benchmarks of learning: `python -m learner.bench update`, and of the distributed system: `python -m learner.bench scaling`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,19 @@ from learner.bench_scaling import (
     measure_fan_out,
     plot_scaling,
 )
+from learner.bench_update import bench_update, update_table
+from learner.main import resolve
+from policy.factory import make_network
+from policy.weights import WeightsError, from_bytes
+from rollout_workers.models.base import ModelError
 
 _CPUS = 128
 """Logical, so that the sleeping actors of a measurement never wait for a place."""
 
 
 def _scaling(options: argparse.Namespace, console: Console) -> None:
+    if min(options.actors) < 1 or max(options.actors) > _CPUS - 1:
+        raise UserError(f"--actors is {options.actors}; allowed: numbers from 1 to {_CPUS - 1}")
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
     started = start_ray(address="local", num_cpus=_CPUS)
@@ -64,6 +71,29 @@ def _scaling(options: argparse.Namespace, console: Console) -> None:
     console.print(f"written: {folder / 'scaling.json'}, {folder / 'scaling.png'}")
 
 
+def _update(options: argparse.Namespace, console: Console) -> None:
+    config = resolve(options.settings)
+    if options.policy is None:
+        network = make_network(config.policy, seed=config.seed)
+    elif Path(options.policy).is_file():
+        network = from_bytes(Path(options.policy).read_bytes(), where=options.policy)
+    else:
+        raise UserError(f"--policy {options.policy!r} is no file; allowed: a policy.safetensors")
+    with console.status("benchmarking"):
+        figures = bench_update(config, network, repeats=options.repeats)
+    whose = options.policy or "an untrained policy"
+    console.print(
+        update_table(figures, f"one update of {config.learner.num_iterations} optimiser steps, rollouts of {whose}")
+    )
+    console.print(
+        f"packed is {figures.speedup:.2f}x as fast (spread {figures.spread:.0%}, medians of {options.repeats} turns); "
+        f"weights differ by at most {figures.max_weight_gap:.1e}; these rollouts took {figures.decode_s:.1f} s in one process"
+    )
+    if options.json:
+        document = {"environment": environment_record(), "settings": options.settings, "policy": options.policy}
+        Path(options.json).write_text(json.dumps(document | asdict(figures) | {"speedup": figures.speedup}, indent=1))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m learner.bench", description=__doc__)
@@ -76,12 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scaling.add_argument("--leases", type=int, default=24, help="real leases, for 1 and 2 rollout actors")
     scaling.add_argument("--repeats", type=int, default=3)
     scaling.add_argument("--folder", default="runs/scaling", help="for scaling.json and scaling.png")
+    update = benches.add_parser("update", help="one update on packed steps against a padded time axis")
+    update.set_defaults(run=_update)
+    update.add_argument("settings", nargs="*", help="a preset or a file, and KEY=VALUE overrides, as of learner.main")
+    update.add_argument(
+        "--policy", default=None, help="policy file whose rollouts are learned from; default: untrained"
+    )
+    update.add_argument("--repeats", type=int, default=5)
+    update.add_argument("--json", default=None, help="also write the figures to this file")
     options, console = parser.parse_args(arguments), wide_console()
     try:
-        if min(options.actors) < 1 or max(options.actors) > _CPUS - 1:
-            raise UserError(f"--actors is {options.actors}; allowed: numbers from 1 to {_CPUS - 1}")
         options.run(options, console)
-    except (UserError, DeadlineExceeded) as error:
+    except (UserError, ModelError, WeightsError, DeadlineExceeded) as error:
         console.print(f"error: {error}", style="red", soft_wrap=True)
         return ExitCode.CRASH if isinstance(error, DeadlineExceeded) else ExitCode.USER_ERROR
     return ExitCode.FINISHED

@@ -27,8 +27,9 @@ from cluster.weight_store import WeightRecord, start_weight_store
 from learner.sleeper import DEADLINE_S, ROWS_PER_LEASE, start_sleeper
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.hosting import MAIN
+from rollout_workers.lease import GroupRequest, Lease, UnmaskerSpec
 from rollout_workers.pool import RolloutPool
-from rollout_workers.rollout import DecodeSettings, GroupRequest, Lease, UnmaskerSpec
+from rollout_workers.rollout import DecodeSettings
 from rollout_workers.tasks import Split
 from rollout_workers.worker import WorkerSpec, start_worker
 

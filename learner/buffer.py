@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rollout_workers.rollout import LeaseSummary
+from rollout_workers.lease import LeaseSummary
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from cluster.metrics_export import Exporter
 from learner.config import RunConfig
 from rollout_workers.exported import OF_UPDATES
-from rollout_workers.rollout import LeaseSummary
+from rollout_workers.lease import LeaseSummary
 
 _FIGURES = (
     "reward", "accuracy", "nfe", "zero_variance_share", "unparsable_share", "grader_error_share", "step_limit_share", "loss", "kl",

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from learner.config import RunConfig
-from policy.steering import Behaviour
+from policy.behaviour import Behaviour
 from rollout_workers.hosting import in_parts
-from rollout_workers.rollout import ExpertSpec, GroupRequest, Lease, UnmaskerSpec
+from rollout_workers.lease import ExpertSpec, GroupRequest, Lease, UnmaskerSpec
 from rollout_workers.tasks import Split
 from rollout_workers.tasks.stream import Pick
 

@@ -49,9 +49,9 @@ from learner.update_plan import UpdateRows
 from learner.watch import Alarm, Watch
 from rollout_workers.grading.answers import GradeKind
 from rollout_workers.hosting import MAIN, in_parts, model_of, task_of
+from rollout_workers.lease import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.pool import Batch, RolloutPool, check_failures
 from rollout_workers.problems import Problems
-from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
 
 _SLICE_S = 0.5

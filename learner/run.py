@@ -14,7 +14,7 @@ from cluster.run_dir import RunDir
 from cluster.run_home import open_run
 from cluster.runtime import start_ray, stop_ray
 from cluster.storage import LocalStorage, atomic_write
-from evaluation.arms import Arm, heuristic_arms, learned_arm, temperature_of
+from evaluation.arms import Arm, check_cached, heuristic_arms, learned_arm, temperature_of
 from evaluation.conditions import conditions_of, directory_settings
 from evaluation.environment import environment_record
 from evaluation.outputs import Context, write_outputs
@@ -151,6 +151,7 @@ def _plan(config: RunConfig) -> _Plan:
     task_length = max(task.canvas_length for task in tasks.values())
     canvas_length, block_length = config.decode.lengths(task_length, "decode")
     arms = heuristic_arms(config.evaluation, canvas_length)
+    check_cached(arms, config.decode)
     check_experts(config, block_length=block_length)
     initial_policy = read_initial_policy(config)
     problems = _choose_problems(config, models, tasks, canvas_length)

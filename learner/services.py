@@ -91,12 +91,7 @@ class Services:
         rollout = config.rollout
         spec = WorkerSpec(
             models=config.model_configs,
-            settings=DecodeSettings(
-                canvas_length=canvas_length,
-                num_slots=config.decode.num_slots,
-                token_temperature=config.decode.token_temperature,
-                eos=config.decode.eos,
-            ),
+            settings=DecodeSettings.of(config.decode, canvas_length),
             reward=config.reward,
             tasks=config.task_configs,
             torch_threads=rollout.torch_threads,

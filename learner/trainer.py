@@ -24,10 +24,11 @@ from learner.config import LearnerConfig
 from learner.objective import GrpoObjective, ImitationObjective, Objective, Regulariser, Tally
 from learner.ranks import OneRank, Ranks
 from learner.update_plan import UpdatePlan, UpdateRows, make_update_plan
+from policy.behaviour import Behaviour
 from policy.config import PolicyConfig
 from policy.factory import make_network
 from policy.learned import ScoredSteps, make_distribution, score_steps
-from policy.steering import Behaviour, expert_log_prob
+from policy.steering import expert_log_prob
 from policy.trajectory import TrajectoryBatch
 from policy.weights import from_bytes
 

@@ -56,6 +56,7 @@ class ReferenceKind:
 
 REFERENCES: Mapping[str, ReferenceKind] = {
     "threshold": ReferenceKind("parallel", "tau", "a number in [0, 1]", lambda value: 0 <= value <= 1),
+    "soft_threshold": ReferenceKind("parallel", "tau", "a number in (0, 1)", lambda value: 0 < value < 1),
     "factor": ReferenceKind("parallel", "factor", "a number > 0", lambda value: 0 < value < math.inf),
     "softmax_confidence": ReferenceKind("one_token", "tau", "a number > 0", lambda value: 0 < value < math.inf),
     "max_confidence": ReferenceKind("one_token", None, "", lambda value: False),
@@ -128,6 +129,8 @@ def make_reference(
         return SoftmaxConfidence(tau=parameter, vocabulary_size=vocabulary_size)
     if not 0 < smoothing < 0.5:
         raise ValueError(f"smoothing of reference {name!r} is {smoothing!r}; allowed: a number in (0, 0.5)")
+    if name == "soft_threshold":
+        return SoftThreshold(tau=parameter, smoothing=smoothing)
     from policy.heuristics.thresholds import Factor, Threshold
 
     heuristic = Factor(factor=parameter) if name == "factor" else Threshold(tau=parameter)
@@ -162,6 +165,24 @@ class SmoothedHeuristic:
         )
         commit_NL = self._heuristic.decide(observation).commit_BL.to(confidences_NLK.dtype)
         return (self._smoothing + (1 - 2 * self._smoothing) * commit_NL).masked_fill(~eligible_NL, 0.0)
+
+
+class SoftThreshold:
+    """c (1 - tau) / (c (1 - tau) + (1 - c) tau), kept within [`smoothing`, 1 - `smoothing`]: 1/2 at confidence c = tau.
+
+    That is the sigmoid of the difference of their log-odds. Where the heuristic is nearly certain it is too, and around the
+    threshold it tries both.
+    """
+
+    family: Family = "parallel"
+
+    def __init__(self, *, tau: float, smoothing: float) -> None:
+        self._log_odds = math.log(tau) - math.log1p(-tau)
+        self._smoothing = smoothing
+
+    def probabilities(self, confidences_NLK: Tensor, eligible_NL: Tensor) -> Tensor:
+        soft_NL = (confidences_NLK[:, :, 0].logit() - self._log_odds).sigmoid()
+        return soft_NL.clamp(self._smoothing, 1 - self._smoothing).masked_fill(~eligible_NL, 0.0)
 
 
 class SoftmaxConfidence:

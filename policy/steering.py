@@ -19,27 +19,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from policy.behaviour import Behaviour
 from policy.distributions import Bernoulli, SetDistribution
 from policy.learned import LearnedUnmasker
 from policy.observation import Observation, leading_block
 from policy.unmasker import Decision, Unmasker
-
-SteeringMode = Literal["mixture", "per_decision", "policy_ratio"]
-
-
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """How an expert's decision is scored."""
-
-    mode: SteeringMode
-    policy_share: float
-    """w, the share of the policy's own rollouts in a group; in (0, 1)."""
 
 
 def expert_log_prob(

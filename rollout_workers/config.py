@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +62,16 @@ class DecodeConfig:
     num_slots: int = setting(32, help="rows per forward pass", minimum=1)
     token_temperature: float = setting(0.0, help="the dLLM's; 0 takes the most likely token", minimum=0.0)
     eos: Literal["full", "stop"] = setting("full", help="decode the whole canvas, or stop at the end of the text")
+    cache: Literal["none", "prefix", "dual"] = setting(
+        "none",
+        help="keep keys and values between passes and compute only the current block and what follows it, or the block alone; "
+        "approximate",
+    )
+    cache_refresh: int | None = setting(
+        None,
+        help="passes within a block from one that computes everything to the next; null: once per block",
+        minimum=1,
+    )
     max_prompt_length: int | None = setting(
         None, help="in tokens; null is what the model has positions for beside the canvas", minimum=1
     )
@@ -74,6 +85,15 @@ class DecodeConfig:
         block = self.block_length or length
         check_block_length(block, length, f"{where}.block_length")
         return length, block
+
+    def check_models(self, models: Mapping[str, ModelConfig], prefix: str = "") -> None:
+        """Refuses to keep keys and values of models that have no place for them."""
+        for model in models.values():
+            if self.cache != "none" and model.remote_code:
+                raise UserError(
+                    f"config key '{prefix}decode.cache' is {self.cache!r}; "
+                    f"allowed: 'none' with the own code of model '{model.name}'"
+                )
 
 
 def check_block_length(block_length: int, canvas_length: int, key: str) -> None:

@@ -29,6 +29,8 @@ from policy.recording import pack_step
 from policy.scope import Scope
 from policy.trajectory import PackedSteps
 from policy.unmasker import Decision, Unmasker
+from rollout_workers.caching import NO_CACHE, CachedRows, CacheSettings, check_cache
+from rollout_workers.lease import EngineStats
 from rollout_workers.models.base import FrozenDLLM, Prediction
 from rollout_workers.scheduler import Scheduler
 from rollout_workers.sequence import LiveRows, Sequence, SequenceStatus
@@ -38,17 +40,6 @@ EosPolicy = Literal["full", "stop"]
 
 POLICY, SCHEDULING = "policy", "scheduling"
 """The engine's exclusive time states, beside `FORWARD`."""
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Work done by one `decode`."""
-
-    num_steps: int = 0
-    num_row_forwards: int = 0
-    num_queued_steps: int = 0
-    """Steps taken while rows were waiting."""
-    num_queued_row_forwards: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +71,7 @@ class Engine:
         num_slots: most rows per forward pass.
         token_temperature: 0 takes the most likely token; confidences are untempered either way.
         eos: `full` decodes the whole canvas; `stop` ends a row once an end of text or turn and all before it are committed.
+        cache: whether passes compute only some tokens; a ValueError for an unmasker or a model that cannot do with that.
         clock: where time goes; its states are `forward`, `policy` and `scheduling`.
     """
 
@@ -91,15 +83,18 @@ class Engine:
         num_slots: int = 32,
         token_temperature: float = 0.0,
         eos: EosPolicy = "full",
+        cache: CacheSettings = NO_CACHE,
         clock: TimeStates | None = None,
     ) -> None:
         if eos == "stop" and unmasker.needs.rewrites:
             raise ValueError("eos is 'stop'; allowed: 'full' with a sampler that holds several canvases per row")
+        check_cache(cache, unmasker.needs, model.spec)
         self._model = model
         self._unmasker = unmasker
         self._num_slots = num_slots
         self._token_temperature = token_temperature
         self._eos = eos
+        self._cache = cache
         self._clock = clock or TimeStates(SCHEDULING)
 
     @torch.no_grad()
@@ -110,8 +105,13 @@ class Engine:
         if len(lengths) > 1:
             raise ValueError(f"rows of one decode must share a canvas length, got {sorted(lengths)}")
         spec = self._model.spec
+        device = self._model.device
         rows = LiveRows(
-            mask_id=spec.mask_id, pad_id=spec.pad_id, canvas_length=max(lengths, default=0), device=self._model.device
+            mask_id=spec.mask_id,
+            pad_id=spec.pad_id,
+            canvas_length=max(lengths, default=0),
+            device=device,
+            cached=None if self._cache.mode == "none" else CachedRows(self._cache, device),
         )
         scheduler = Scheduler(submitted, num_slots=self._num_slots)
         recorder = _Recorder(submitted) if record else None
@@ -190,6 +190,8 @@ class Engine:
         special = special_arguments(needs)
         if needs.verified:
             special["shadow_BL"] = window_BL
+        if rows.cached is not None:
+            special["cached"] = rows.cached.next_pass(window_BL)
         return self._model.predict(
             rows.prompt_BP,
             rows.prompt_length_B,

@@ -10,7 +10,7 @@ import time
 import torch
 
 from cluster.metrics_export import Exported, Exporter
-from rollout_workers.rollout import LeaseSummary
+from rollout_workers.lease import LeaseSummary
 
 _LEASE_SECONDS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 

@@ -1,12 +1,22 @@
-"""Grades decoded texts; a grader that fails is reported as such and never becomes a wrong answer."""
+"""Grades decoded texts; a grader that fails is reported as such and never becomes a wrong answer.
+
+This module imports neither torch nor Ray, so that graders in processes of their own are small.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+from cluster.metrics import TimeStates
 from rollout_workers.grading.answers import Grade, GradeKind
+from rollout_workers.lease import LeaseSummary
+from rollout_workers.rewards import RewardFunction
 from rollout_workers.tasks.base import Example, Task
+
+GRADING = "grading"
+"""An exclusive time state of whoever grades."""
 
 EXPECTED_FAILURES = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
 """What an answer may provoke in a grader. Anything else (memory, interrupts) is not about the answer and is not caught."""
@@ -27,3 +37,38 @@ def grade_all(tasks: Sequence[Task], examples: Sequence[Example], texts: Sequenc
         return [grade_text(*each) for each in zip(tasks, examples, texts, strict=True)]
     with ThreadPoolExecutor(num_threads) as pool:
         return list(pool.map(grade_text, tasks, examples, texts))
+
+
+class LeaseGrader:
+    """Grades and rewards decoded leases."""
+
+    def __init__(
+        self, reward: RewardFunction, *, canvas_length: int, tasks: Mapping[str, Task], clock: TimeStates
+    ) -> None:
+        self._reward = reward
+        self._canvas_length = canvas_length
+        self._tasks = tasks
+        self._clock = clock
+
+    def grade(self, summary: LeaseSummary) -> LeaseSummary:
+        """The summary with grades and rewards."""
+        lease = summary.lease
+        with self._clock.state(GRADING):
+            tasks: list[Task] = []
+            examples: list[Example] = []
+            for group in lease.groups:
+                task = self._tasks[group.task]
+                tasks += [task] * group.num_samples
+                examples += [task.example(group.split, group.index)] * group.num_samples
+            grades = tuple(grade_all(tasks, examples, summary.texts))
+        length = lease.canvas_length or self._canvas_length
+        rewards = [
+            self._reward(grade, row.nfe, length, alpha=lease.alpha)
+            for grade, row in zip(grades, summary.rows, strict=True)
+        ]
+        return replace(
+            summary,
+            grades=grades,
+            rewards=tuple(reward.total for reward in rewards),
+            reward_terms=tuple(reward.terms for reward in rewards),
+        )

@@ -1,4 +1,4 @@
-"""The grader actor: grades what rollout actors decoded, on CPUs of its own. All logic lies in `rollout`.
+"""The grader actor: grades what rollout actors decoded, on CPUs of its own. All logic lies in `grader`.
 
 A grader needs neither model nor weights; what runs answers in a sandbox still does, with its own deadline.
 """
@@ -13,11 +13,14 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster.metrics import TimeStates
+from cluster.runtime import actor_name
 from rollout_workers.config import RewardConfig, RolloutConfig, TaskConfig
+from rollout_workers.grader import LeaseGrader
+from rollout_workers.lease import LeaseSummary
 from rollout_workers.rewards import RewardFunction
-from rollout_workers.rollout import LeaseGrader, LeaseSummary
 from rollout_workers.tasks import make_tasks
-from rollout_workers.worker import WAITING, actor_name
+
+WAITING = "waiting"
 
 
 @dataclass(frozen=True, slots=True)

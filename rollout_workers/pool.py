@@ -23,7 +23,7 @@ from cluster.runtime import wait_for
 from cluster.waiting import Wait
 from rollout_workers.config import RolloutConfig
 from rollout_workers.hosting import MAIN, section_of, spread
-from rollout_workers.rollout import Lease, LeaseSummary
+from rollout_workers.lease import Lease, LeaseSummary
 
 _SLICE_S = 0.5
 _IDLE_S = 5.0

@@ -9,92 +9,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from cluster.metrics import TimeStates
-from policy.heuristics.parameters import Value
-from policy.inference import InferenceConfig
 from policy.noise import row_key
-from policy.steering import Behaviour
 from policy.trajectory import TrajectoryBatch, TrajectoryRow
 from policy.unmasker import Unmasker
-from rollout_workers.engine import Engine, EngineStats, EosPolicy
-from rollout_workers.grader import grade_all
-from rollout_workers.grading.answers import Grade
-from rollout_workers.hosting import model_of
+from rollout_workers.caching import NO_CACHE, CacheSettings
+from rollout_workers.config import DecodeConfig
+from rollout_workers.engine import Engine, EosPolicy
+from rollout_workers.grader import GRADING, LeaseGrader
+from rollout_workers.lease import Lease, LeaseSummary, RowTrace
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.sequence import Sequence
-from rollout_workers.tasks import Example, Split, Task
+from rollout_workers.tasks.base import Example, Task
 from rollout_workers.tokenizer import DllmTokenizer
-from rollout_workers.trace import RowTrace, Tracer
-
-GRADING = "grading"
-
-
-@dataclass(frozen=True, slots=True)
-class GroupRequest:
-    """One prompt to decode `num_samples` times."""
-
-    group: int
-    task: str
-    split: Split
-    index: int
-    num_samples: int
-    first_sample: int = 0
-    """Number of the first sample: above 0 where a step poses one prompt twice, so that no noise is used twice."""
-    trace: bool = False
-    """Whether its rows are recorded pass by pass, for people to look at."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertSpec:
-    """A heuristic whose decisions are recorded as the policy would see and score them."""
-
-    heuristic: str
-    parameter: float
-    block_length: int | None
-    """Of the expert alone; None is the policy's."""
-    behaviour: Behaviour
-
-
-@dataclass(frozen=True, slots=True)
-class UnmaskerSpec:
-    """Which unmasker decodes: a heuristic, the learned policy at a weight version, or an expert that the policy scores."""
-
-    heuristic: str | None = None
-    parameter: float | Mapping[str, Value] | None = None
-    """Of the heuristic, as in a configuration; of the learned policy its temperature, None for the one it is trained at."""
-    weight_version: int = 0
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
-    """Of the learned policy."""
-    expert: ExpertSpec | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Work for one actor: groups to decode under one unmasker, in one batch."""
-
-    id: int
-    run_seed: int
-    unmasker: UnmaskerSpec
-    groups: tuple[GroupRequest, ...]
-    block_length: int
-    record: bool = True
-    """Whether decisions are recorded for the learner."""
-    alpha: float | None = None
-    """Speed exponent of these rows' rewards; None is the run's."""
-    canvas_length: int | None = None
-    """None is the actor's (`DecodeSettings`)."""
-
-    @property
-    def weight_version(self) -> int:
-        return self.unmasker.weight_version
-
-    @property
-    def model(self) -> str:
-        """The model that all its groups are decoded by (`rollout_workers.hosting`)."""
-        return model_of(self.groups[0].task)
+from rollout_workers.trace import Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +36,18 @@ class DecodeSettings:
     num_slots: int = 32
     token_temperature: float = 0.0
     eos: EosPolicy = "full"
+    cache: CacheSettings = NO_CACHE
 
-
-@dataclass(frozen=True, slots=True)
-class LeaseSummary:
-    """What became of the rows of one lease, in the lease's order; sequences have one entry per row."""
-
-    lease: Lease
-    rows: tuple[TrajectoryRow, ...]
-    grades: tuple[Grade, ...]
-    texts: tuple[str, ...]
-    prompt_hashes: tuple[str, ...]
-    rewards: tuple[float, ...]
-    reward_terms: tuple[dict[str, float], ...]
-    """Term -> what it gave the row, unweighted."""
-    stats: EngineStats
-    seconds: dict[str, float]
-    """The rollout actor's exclusive time states since its previous lease."""
-    actor: str = ""
-    """Who decoded."""
-    response_lengths: tuple[int, ...] = ()
-    """Decoded tokens before the first end of text; given ones do not count."""
-    traces: Mapping[int, RowTrace] = field(default_factory=dict)
-    """Row -> its trace, of the groups that asked for one."""
-    is_warm_up: bool = False
-    """Whether this was its actor's first lease, whose times are no measure of speed."""
+    @staticmethod
+    def of(config: DecodeConfig, canvas_length: int) -> DecodeSettings:
+        """As configured."""
+        return DecodeSettings(
+            canvas_length,
+            config.num_slots,
+            config.token_temperature,
+            config.eos,
+            CacheSettings(config.cache, config.cache_refresh),
+        )
 
 
 def prompt_hash(example: Example, tokenizer: DllmTokenizer) -> str:
@@ -174,41 +92,6 @@ def pose_each(
         )
         for example in examples
     ]
-
-
-class LeaseGrader:
-    """Grades and rewards decoded leases."""
-
-    def __init__(
-        self, reward: RewardFunction, *, canvas_length: int, tasks: Mapping[str, Task], clock: TimeStates
-    ) -> None:
-        self._reward = reward
-        self._canvas_length = canvas_length
-        self._tasks = tasks
-        self._clock = clock
-
-    def grade(self, summary: LeaseSummary) -> LeaseSummary:
-        """The summary with grades and rewards."""
-        lease = summary.lease
-        with self._clock.state(GRADING):
-            tasks: list[Task] = []
-            examples: list[Example] = []
-            for group in lease.groups:
-                task = self._tasks[group.task]
-                tasks += [task] * group.num_samples
-                examples += [task.example(group.split, group.index)] * group.num_samples
-            grades = tuple(grade_all(tasks, examples, summary.texts))
-        length = lease.canvas_length or self._canvas_length
-        rewards = [
-            self._reward(grade, row.nfe, length, alpha=lease.alpha)
-            for grade, row in zip(grades, summary.rows, strict=True)
-        ]
-        return replace(
-            summary,
-            grades=grades,
-            rewards=tuple(reward.total for reward in rewards),
-            reward_terms=tuple(reward.terms for reward in rewards),
-        )
 
 
 class Rollout:
@@ -256,6 +139,7 @@ class Rollout:
             num_slots=settings.num_slots,
             token_temperature=settings.token_temperature,
             eos=settings.eos,
+            cache=settings.cache,
             clock=self._clock,
         )
         decoded = engine.decode(sequences, record=lease.record, tracer=tracer)

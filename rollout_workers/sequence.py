@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from policy.observation import leading_block
 from policy.unmasker import Decision
+from rollout_workers.caching import CachedRows
 
 NEVER = -1
 """Commit order of a position that is still masked."""
@@ -70,7 +71,17 @@ class Sequence:
 class LiveRows:
     """The stacked state of the rows that are being decoded."""
 
-    def __init__(self, *, mask_id: int, pad_id: int, canvas_length: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        *,
+        mask_id: int,
+        pad_id: int,
+        canvas_length: int,
+        device: torch.device,
+        cached: CachedRows | None = None,
+    ) -> None:
+        """`cached` is told which rows come and go."""
+        self.cached = cached
         self.sequences: list[Sequence] = []
         self.mask_id, self._pad_id, self._device = mask_id, pad_id, device
         self.prompt_BP = self._empty(0, 0)
@@ -129,6 +140,8 @@ class LiveRows:
         self.num_near_ties_B = self._append(self.num_near_ties_B, [0] * len(sequences))
         self.num_steps_B = self._append(self.num_steps_B, [0] * len(sequences))
         self.memory.extend([None] * len(sequences))
+        if self.cached is not None:
+            self.cached.append(len(sequences))
         for sequence in sequences:
             sequence.status = SequenceStatus.LIVE
         self.sequences.extend(sequences)
@@ -179,6 +192,8 @@ class LiveRows:
         self.step_limit_B = self.step_limit_B[index]
         self.num_near_ties_B = self.num_near_ties_B[index]
         self.num_steps_B = self.num_steps_B[index]
+        if self.cached is not None:
+            self.cached.keep(index)
 
     def _tensor(self, values: object) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)

@@ -5,44 +5,13 @@ Watching changes nothing about how a row is decoded. Shapes: `B` live rows, `L` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from policy.observation import Observation
 from policy.unmasker import Decision
+from rollout_workers.lease import NOT_ASKED, TracedPass
 from rollout_workers.sequence import LiveRows, Sequence
-
-NOT_ASKED = -1
-"""Guess of a position that the unmasker did not ask the model for."""
-
-
-@dataclass(frozen=True, slots=True)
-class TracedPass:
-    """One forward pass of one row."""
-
-    canvas_L: NDArray[np.int32]
-    """Token ids before the pass."""
-    guess_L: NDArray[np.int32]
-    """The model's token where it was asked for one, else `NOT_ASKED`."""
-    confidence_L: NDArray[np.float32]
-    """Probability of the guess; meaningless where none was asked for."""
-    commit_L: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class RowTrace:
-    """One decoded row, pass by pass."""
-
-    prompt: str
-    passes: tuple[TracedPass, ...]
-    final_L: NDArray[np.int32]
-    mask_id: int
-    pieces: Mapping[int, str]
-    """Token id -> its text, for every id that occurs."""
 
 
 class Tracer:

@@ -18,6 +18,7 @@ from cluster.actor_pool import WorkerFault
 from cluster.allocator import keep_freed_memory
 from cluster.errors import DeadlineExceeded
 from cluster.metrics import TimeStates
+from cluster.runtime import actor_name
 from cluster.weight_store import UnknownVersion, WeightStore
 from policy.factory import make_learned, make_swept_heuristic
 from policy.learned import LearnedUnmasker
@@ -28,10 +29,11 @@ from policy.unmasker import Unmasker
 from policy.weights import from_bytes
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.exported import LeaseExport
+from rollout_workers.lease import ExpertSpec, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.resources import ModelResources
 from rollout_workers.rewards import RewardFunction
-from rollout_workers.rollout import DecodeSettings, ExpertSpec, Lease, LeaseSummary, Rollout, UnmaskerSpec
+from rollout_workers.rollout import DecodeSettings, Rollout
 from rollout_workers.tasks import make_tasks
 
 WAITING = "waiting"
@@ -127,13 +129,6 @@ def _as_fault(name: str) -> Iterator[None]:
         yield
     except (DeadlineExceeded, UnknownVersion) as error:
         raise WorkerFault(f"{name} has no weights: {error}") from error
-
-
-def actor_name(kind: str) -> str:
-    """Names the actor that this process is, for logs and figures."""
-    actor_id = ray.get_runtime_context().get_actor_id()
-    assert actor_id is not None, "only actors have names"
-    return f"{kind}-{actor_id[:8]}"
 
 
 def _expert(learned: LearnedUnmasker, spec: ExpertSpec) -> ExpertUnmasker:

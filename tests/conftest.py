@@ -26,6 +26,11 @@ settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process is left alone with them at the end."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """A small local Ray with four logical CPUs; tests that use it carry ``@pytest.mark.ray``."""

@@ -12,9 +12,11 @@ from typing import overload
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rollout_workers.models.base import ModelError, ModelSpec, Prediction
+from rollout_workers.models.cache import CachedPass, FreshTokens, PassKeys
 from rollout_workers.models.reduction import LOGITS_BYTES, Inputs, Reduction, reduce_in_pieces, wide
 from rollout_workers.models.shadows import Shadows
 
@@ -66,11 +68,17 @@ class BackboneDLLM:
         with_log_probs: bool = False,
         banned_ids: tuple[int, ...] = (),
         shadow_BL: Tensor | None = None,
+        cached: CachedPass | None = None,
     ) -> Prediction:
         inputs = Inputs.join(prompt_BP, prompt_length_B, canvas_BL)
         row_N, slot_N = inputs.sources(wanted_BL, is_shifted=self.is_shifted)
         shadows = None if shadow_BL is None else self._shadows(inputs, shadow_BL)
-        hidden_BSD = self._hidden_states(inputs) if shadows is None else self._hidden_states_beside(inputs, shadows)
+        if cached is not None:
+            hidden_BSD = self._hidden_states_cached(inputs, row_N, slot_N, cached)
+        elif shadows is not None:
+            hidden_BSD = self._hidden_states_beside(inputs, shadows)
+        else:
+            hidden_BSD = self._hidden_states(inputs)
 
         def logits_of(chunk: slice) -> Tensor:
             logits_NV: Tensor = self.model.lm_head(hidden_BSD[row_N[chunk], slot_N[chunk]])
@@ -87,13 +95,41 @@ class BackboneDLLM:
             prediction = replace(prediction, shadow_M=self._token_probabilities(hidden_MD, canvas_BL[shadow_BL]))
         return prediction
 
-    def _hidden_states(self, inputs: Inputs) -> Tensor:
+    def _hidden_states(self, inputs: Inputs, keys: PassKeys | None = None) -> Tensor:
         """`[B, S, D]` last hidden states after the final norm. Without padding there is no mask, which is the faster attention."""
         mask_BS = position_BS = None
         if bool((inputs.padding_B > 0).any()):
             mask_BS, position_BS = inputs.mask_BS, inputs.position_BS
-        out = self.model.model(input_ids=inputs.tokens_BS, attention_mask=mask_BS, position_ids=position_BS)
+        out = self.model.model(
+            input_ids=inputs.tokens_BS, attention_mask=mask_BS, position_ids=position_BS, past_key_values=keys
+        )
         hidden_BSD: Tensor = out.last_hidden_state
+        return hidden_BSD
+
+    def _hidden_states_cached(self, inputs: Inputs, row_N: Tensor, slot_N: Tensor, cached: CachedPass) -> Tensor:
+        """`[B, S, D]` hidden states, defined where they were computed; what predicts a wanted position always is."""
+        B, S = inputs.tokens_BS.shape
+        L = cached.fresh_BL.shape[1]
+        num_slots = cached.cache.reserve(S)
+        hidden_BSD: Tensor = next(self.model.parameters()).new_empty(B, S, self.model.config.hidden_size)
+        full_b, part_b = cached.full_B.nonzero().squeeze(1), (~cached.full_B).nonzero().squeeze(1)
+        if len(full_b):
+            hidden_BSD[full_b] = self._hidden_states(inputs.rows(full_b), PassKeys(cached.cache, full_b, None))
+        if len(part_b):
+            is_fresh_BS = torch.zeros(B, S, dtype=torch.bool, device=self.device)
+            is_fresh_BS[:, S - L :] = cached.fresh_BL
+            is_fresh_BS[row_N, slot_N] = True
+            fresh, mine = FreshTokens.of(is_fresh_BS[part_b]), inputs.rows(part_b)
+            slot_bQ = fresh.slot_bQ
+            # All real tokens of the row are attended to; slots beyond the longest prompt were never written.
+            mask_bT = F.pad(mine.mask_BS.bool(), (num_slots - S, 0))
+            out = self.model.model(
+                input_ids=mine.tokens_BS.gather(1, slot_bQ),
+                attention_mask=mask_bT[:, None, None, :].expand(-1, 1, slot_bQ.shape[1], -1),
+                position_ids=mine.position_BS.gather(1, slot_bQ),
+                past_key_values=PassKeys(cached.cache, part_b, slot_bQ + (num_slots - S)),
+            )
+            hidden_BSD[part_b.unsqueeze(1), slot_bQ] = out.last_hidden_state
         return hidden_BSD
 
     def _shadows(self, inputs: Inputs, shadow_BL: Tensor) -> Shadows:

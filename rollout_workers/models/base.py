@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from policy.config import BackboneShape
+from rollout_workers.models.cache import CachedPass
 
 
 class ModelError(ValueError):
@@ -39,6 +40,8 @@ class ModelSpec:
     """Ends an answer, as end-of-text does."""
     num_positions: int | None = None
     """Tokens of prompt and canvas that the model was made for; None where its config does not say."""
+    can_cache: bool = False
+    """Whether `predict` takes `cached`."""
     backbone: BackboneShape | None = None
     """Shape of its blocks, for policies that read its hidden states; None where it does not show them."""
 
@@ -90,6 +93,7 @@ class FrozenDLLM(Protocol):
         with_log_probs: bool = False,
         banned_ids: tuple[int, ...] = (),
         shadow_BL: Tensor | None = None,
+        cached: CachedPass | None = None,
     ) -> Prediction:
         """One forward pass over all rows.
 
@@ -107,5 +111,7 @@ class FrozenDLLM(Protocol):
             with_log_probs: fills `log_probs_NV`, which is as large as the vocabulary.
             banned_ids: tokens that are not predicted, as the mask id.
             shadow_BL: bool, one run of positions per row; fills `shadow_M`. A ModelError from a model whose attention is not ours.
+            cached: which tokens are computed, and the keys and values of the others; wanted positions are computed ones. A
+                ModelError from a model that keeps none.
         """
         ...

@@ -151,6 +151,7 @@ def _open(name: str, options: LoadOptions) -> _Opened:
             num_positions=checkpoint.integer(family.positions_key)
             if family.positions_key in checkpoint.config
             else None,
+            can_cache=True,
             backbone=_backbone_shape(checkpoint, family),
         )
     check_vocabulary(spec, tokenizer)

@@ -37,7 +37,7 @@ class Inputs:
         slot_BS = torch.arange(tokens_BS.shape[1], device=tokens_BS.device) - padding_B.unsqueeze(1)
         return Inputs(tokens_BS, padding_B, (slot_BS >= 0).long(), slot_BS.clamp(min=0))
 
-    def rows(self, chunk: slice) -> Inputs:
+    def rows(self, chunk: slice | Tensor) -> Inputs:
         return Inputs(self.tokens_BS[chunk], self.padding_B[chunk], self.mask_BS[chunk], self.position_BS[chunk])
 
     def sources(self, wanted_BL: Tensor, *, is_shifted: bool) -> tuple[Tensor, Tensor]:

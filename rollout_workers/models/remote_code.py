@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.logs import get_logger
 from rollout_workers.models.base import ModelError, ModelSpec, Prediction
+from rollout_workers.models.cache import CachedPass
 from rollout_workers.models.checkpoint import CONFIG, TOKENIZER_CONFIG, Checkpoint, one_line, read_object
 from rollout_workers.models.options import LoadOptions
 from rollout_workers.models.reduction import Inputs, Reduction, concatenate, reduce_in_pieces, wide
@@ -184,7 +185,10 @@ class RemoteCodeDLLM:
         with_log_probs: bool = False,
         banned_ids: tuple[int, ...] = (),
         shadow_BL: Tensor | None = None,
+        cached: CachedPass | None = None,
     ) -> Prediction:
+        if cached is not None:
+            raise ModelError(f"model '{self.spec.name}': its own code keeps no keys and values (cache)")
         if shadow_BL is not None:
             raise ModelError(
                 f"model '{self.spec.name}': its own code takes no attention between chosen tokens (sampler wino)"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.deploy.ray_head import ray_head
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 JOIN = "import ray; ray.init(address='{}', log_to_driver=False); print('joined', sorted(ray.cluster_resources())[:1])"
 JOBS = ("ray", "job", "list", "--address")

@@ -13,6 +13,7 @@ from transformers import LlamaConfig
 
 from rollout_workers.models.backbone import BackboneDLLM, bidirectional
 from rollout_workers.models.base import FrozenDLLM, ModelSpec, Prediction
+from rollout_workers.models.cache import CachedPass
 from rollout_workers.models.reduction import Reduction, reduce_logits
 
 PAD_ID, EOS_ID, MASK_ID = 0, 1, 2
@@ -58,7 +59,9 @@ class HashModel:
         with_log_probs: bool = False,
         banned_ids: tuple[int, ...] = (),
         shadow_BL: Tensor | None = None,
+        cached: CachedPass | None = None,
     ) -> Prediction:
+        assert cached is None, "a hash of everything keeps nothing"
         assert not with_hidden, "a hash has no hidden states"
         logits_BLV = self._logits(prompt_BP, prompt_length_B, canvas_BL)
         reduction = Reduction(
@@ -148,14 +151,21 @@ class PaddingLeaker(HashModel):
         return super().predict(prompt_BP, everything_B, canvas_BL, wanted_BL, **options)
 
 
-def random_llama(*, seed: int, dtype: torch.dtype = torch.float64, vocabulary_size: int = 24) -> BackboneDLLM:
+def random_llama(
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float64,
+    vocabulary_size: int = 24,
+    num_layers: int = 2,
+    is_shifted: bool = False,
+) -> BackboneDLLM:
     """A tiny untrained bidirectional Llama whose output layer is sharpened so that confidences differ."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary_size,
         hidden_size=16,
         intermediate_size=24,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=128,
@@ -167,4 +177,5 @@ def random_llama(*, seed: int, dtype: torch.dtype = torch.float64, vocabulary_si
     )
     model = bidirectional(config)
     model.lm_head.weight.data.mul_(2.0)
-    return BackboneDLLM(model.to(dtype), small_spec(vocabulary_size))
+    spec = replace(small_spec(vocabulary_size), can_cache=True)
+    return BackboneDLLM(model.to(dtype), spec, is_shifted=is_shifted)

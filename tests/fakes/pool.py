@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from policy.trajectory import TrajectoryRow
-from rollout_workers.engine import EngineStats
 from rollout_workers.grading.answers import Grade, GradeKind
-from rollout_workers.rollout import Lease, LeaseSummary
+from rollout_workers.lease import EngineStats, Lease, LeaseSummary
 
 
 class FakePool:

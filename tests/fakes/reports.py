@@ -16,9 +16,10 @@ from evaluation.runner import Suite, evaluate
 from policy.factory import make_swept_heuristic
 from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, TaskConfig
 from rollout_workers.engine import SCHEDULING
+from rollout_workers.lease import Lease, LeaseSummary
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.rewards import RewardFunction
-from rollout_workers.rollout import DecodeSettings, Lease, LeaseSummary, Rollout
+from rollout_workers.rollout import DecodeSettings, Rollout
 from rollout_workers.tasks import make_task
 from rollout_workers.tasks.stream import Pick
 from tests.fakes.policies import lively_policy

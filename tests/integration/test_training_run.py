@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +21,7 @@ from learner.main import resolve
 from learner.run import run
 from policy.learned import make_distribution, score_steps
 from policy.weights import from_bytes
-from tests.fakes.processes import living_actors, processes_with
+from tests.fakes.processes import living_actors
 from tests.fakes.records import timeless
 from tests.fakes.s3_server import BUCKET, S3Server
 
@@ -45,6 +42,8 @@ SMALL = (
     "evaluation.heuristics={threshold: [0.9]}",
     "policy.initial_logit=0.0",
 )
+
+ONE_ACTOR = "rollout.num_workers=1"
 
 
 def train(path: Path, *overrides: str, resume: bool | None = False, should_stop: object = lambda: False) -> int:
@@ -100,21 +99,16 @@ def test_times_add_up_to_wall_clock(undisturbed: Path) -> None:
         assert line["times"]["forward"] > 0
 
 
-def test_same_result_with_one_actor(undisturbed: Path, tmp_path: Path) -> None:
-    assert train(tmp_path / "run", "rollout.num_workers=1") == ExitCode.FINISHED
-    assert outcome(tmp_path / "run") == outcome(undisturbed)
-
-
 def num_lines(path: Path) -> int:
     metrics = path / "metrics.jsonl"
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
-def test_stop_and_resume_gives_the_same_result(undisturbed: Path, tmp_path: Path) -> None:
+def test_one_actor_that_stops_and_resumes_gives_the_result_of_two(undisturbed: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    assert train(path, should_stop=lambda: num_lines(path) >= 3) == ExitCode.RESUMABLE
+    assert train(path, ONE_ACTOR, should_stop=lambda: num_lines(path) >= 3) == ExitCode.RESUMABLE
     assert num_lines(path) == 3
-    assert train(path, resume=True) == ExitCode.FINISHED
+    assert train(path, ONE_ACTOR, resume=True) == ExitCode.FINISHED
     assert outcome(path) == outcome(undisturbed)
 
 
@@ -135,37 +129,11 @@ def test_actors_that_are_killed_change_nothing(undisturbed: Path, tmp_path: Path
     assert outcome(path) == outcome(undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, number: signal.Signals) -> None:
-    path = tmp_path / "run"
-    command = [sys.executable, "-m", "learner.main", "tiny", *SMALL, f"run_dir={path}", "learner.num_steps=1000"]
-    mark = {"RUN_OF_TEST": str(path)}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | mark
-    )
-    try:
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and process.poll() is None:
-            if (path / "metrics.jsonl").exists() and len((path / "metrics.jsonl").read_text().splitlines()) >= 2:
-                break
-            time.sleep(0.2)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=90)
-    finally:
-        process.kill()
-    assert process.returncode == ExitCode.RESUMABLE, output
-    assert "--resume" in output
-    assert any((path / "checkpoints").iterdir())
-    deadline = time.monotonic() + 20
-    while (left := processes_with(mark)) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert not left, "nothing of a run outlives it"
-
-
 def test_a_run_in_s3_that_is_stopped_and_goes_on_gives_the_same_result(
     undisturbed: Path, s3_server: S3Server, tmp_path: Path
 ) -> None:
     settings = (
+        ONE_ACTOR,
         f"run_dir=s3://{BUCKET}/runs/whole",
         f"storage.endpoint={s3_server.endpoint}",
         "storage.addressing_style=path",

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.buffer import Entry, TrajectoryBuffer
-from rollout_workers.engine import EngineStats
-from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
+from rollout_workers.lease import EngineStats, GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
 
 

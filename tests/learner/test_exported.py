@@ -11,9 +11,8 @@ from prometheus_client import CollectorRegistry
 from cluster.metrics_export import Exporter
 from learner.exported import UpdateExport
 from learner.main import resolve
-from rollout_workers.engine import EngineStats
 from rollout_workers.exported import EXPORTED, LeaseExport
-from rollout_workers.rollout import GroupRequest, Lease, UnmaskerSpec
+from rollout_workers.lease import EngineStats, GroupRequest, Lease, UnmaskerSpec
 from rollout_workers.tasks import Split
 from tests.fakes.pool import summary_of
 

@@ -10,7 +10,7 @@ import pytest
 from cluster.config import build
 from learner.config import RunConfig
 from learner.lease_plan import LeasePlan
-from rollout_workers.rollout import Lease
+from rollout_workers.lease import Lease
 from rollout_workers.tasks.stream import Pick
 
 PICKS = [Pick("arithmetic", index) for index in (5, 9, 5, 7)]

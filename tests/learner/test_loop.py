@@ -17,9 +17,9 @@ from learner.config import RESULT_NEUTRAL
 from learner.group import TrajectoriesLost
 from learner.loop import TrainingLoop, overlapped_breakdown
 from learner.main import resolve
+from rollout_workers.lease import Lease, LeaseSummary
 from rollout_workers.pool import Batch, LeaseFailed
 from rollout_workers.problems import Problems
-from rollout_workers.rollout import Lease, LeaseSummary
 from rollout_workers.tasks import Split, make_tasks
 from rollout_workers.tasks.stream import Pick, TaskStream
 from tests.fakes.pool import summary_of

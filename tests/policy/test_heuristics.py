@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policy.factory import make_heuristic
-from policy.heuristics import Entropy, Factor, LowConfidence, Margin, RandomOrder, Threshold, top_k
+from policy.heuristics.choice import top_k
+from policy.heuristics.ordered import Entropy, LowConfidence, Margin, RandomOrder
+from policy.heuristics.thresholds import Factor, Threshold
 from policy.observation import Observation
 from policy.unmasker import Unmasker
 from tests.policy.observations import random_observation, rows_of, with_confidence

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from policy.behaviour import Behaviour
 from policy.factory import make_heuristic
 from policy.learned import recorded_outcome, step_logits
 from policy.observation import leading_block
-from policy.steering import Behaviour, ExpertUnmasker, expert_log_prob
+from policy.steering import ExpertUnmasker, expert_log_prob
 from tests.fakes.policies import lively_policy
 from tests.policy.observations import random_observation, record
 

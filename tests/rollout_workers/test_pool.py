@@ -12,8 +12,8 @@ import cluster.actor_pool
 import cluster.runtime
 import rollout_workers.pool
 from rollout_workers.config import RolloutConfig
+from rollout_workers.lease import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.pool import LeaseFailed, RolloutPool
-from rollout_workers.rollout import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.tasks import Split
 from tests.fakes.actors import FakeActor, FakeRay, FakeReference
 from tests.fakes.pool import summary_of

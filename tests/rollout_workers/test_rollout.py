@@ -11,9 +11,11 @@ from cluster.metrics import TimeStates
 from policy.factory import make_heuristic
 from policy.trajectory import TrajectoryBatch
 from rollout_workers.engine import FORWARD, POLICY, SCHEDULING
+from rollout_workers.grader import GRADING
+from rollout_workers.lease import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.rewards import RewardFunction
-from rollout_workers.rollout import GRADING, DecodeSettings, GroupRequest, Lease, LeaseSummary, Rollout, UnmaskerSpec
+from rollout_workers.rollout import DecodeSettings, Rollout
 from rollout_workers.tasks import Split, make_task
 from rollout_workers.tasks.sudoku import word_grid
 from tests.fakes.models import FixedTextModel, HashModel

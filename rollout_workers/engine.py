@@ -30,6 +30,7 @@ from policy.scope import Scope
 from policy.trajectory import PackedSteps
 from policy.unmasker import Decision, Unmasker
 from rollout_workers.caching import NO_CACHE, CachedRows, CacheSettings, check_cache
+from rollout_workers.first_passes import FirstPasses
 from rollout_workers.lease import EngineStats
 from rollout_workers.models.base import FrozenDLLM, Prediction
 from rollout_workers.scheduler import Scheduler
@@ -115,10 +116,11 @@ class Engine:
         )
         scheduler = Scheduler(submitted, num_slots=self._num_slots)
         recorder = _Recorder(submitted) if record else None
+        first_passes = FirstPasses(submitted) if self._shares_first_passes else None
         stats = EngineStats()
         with self._clock.state(SCHEDULING):
             while self._admit(rows, scheduler):
-                num_extra = self._step(rows, recorder, tracer)
+                num_extra = self._step(rows, recorder, tracer, first_passes, stats)
                 stats.num_steps += 1
                 stats.num_row_forwards += len(rows) + num_extra
                 if scheduler.num_waiting:
@@ -135,7 +137,19 @@ class Engine:
             rows.retire(self._ended(rows))
         return len(rows) > 0
 
-    def _step(self, rows: LiveRows, recorder: _Recorder | None, tracer: Watcher | None) -> int:
+    @property
+    def _shares_first_passes(self) -> bool:
+        """Whether rows that begin alike are predicted alike, and nothing but the prediction is kept of a pass."""
+        return self._unmasker.needs.is_plain and self._token_temperature == 0 and self._cache.mode == "none"
+
+    def _step(
+        self,
+        rows: LiveRows,
+        recorder: _Recorder | None,
+        tracer: Watcher | None,
+        first_passes: FirstPasses | None,
+        stats: EngineStats,
+    ) -> int:
         """One decision of every live row; returns the passes beyond one per row."""
         needs = self._unmasker.needs
         masked_BL = rows.masked_BL()
@@ -145,7 +159,13 @@ class Engine:
             needs.scope
         ]
         with self._clock.state(FORWARD):
-            prediction = self._predict(rows, wanted_BL, window_BL)
+            if first_passes is None:
+                prediction = self._predict(rows, wanted_BL, window_BL)
+            else:
+                prediction, num_shared = first_passes.predict(
+                    rows.sequences, wanted_BL, lambda index: self._predict(rows, wanted_BL, window_BL, index)
+                )
+                stats.num_shared_first_passes += num_shared
         ahead = RowsAhead(self._model, needs, rows, num_slots=self._num_slots, clock=self._clock)
         with self._clock.state(POLICY):
             observation = observe(
@@ -182,7 +202,11 @@ class Engine:
             lookahead=ahead,
         )
 
-    def _predict(self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor) -> Prediction:
+    def _predict(self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor, index: Tensor | None = None) -> Prediction:
+        """One forward pass over the rows at `index`, or over all."""
+        inputs = [rows.prompt_BP, rows.prompt_length_B, rows.canvas_BL, wanted_BL]
+        if index is not None:
+            inputs = [each[index] for each in inputs]
         token_uniforms_N = None
         if self._token_temperature > 0:
             token_uniforms_N = uniforms(rows.key_B, rows.nfe_B, wanted_BL.shape[1], Stream.TOKEN)[wanted_BL]
@@ -193,10 +217,7 @@ class Engine:
         if rows.cached is not None:
             special["cached"] = rows.cached.next_pass(window_BL)
         return self._model.predict(
-            rows.prompt_BP,
-            rows.prompt_length_B,
-            rows.canvas_BL,
-            wanted_BL,
+            *inputs,
             num_confidences=needs.num_confidences,
             with_entropy=needs.entropy,
             with_margin=needs.margin,

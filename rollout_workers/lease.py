@@ -99,6 +99,8 @@ class EngineStats:
     num_queued_steps: int = 0
     """Steps taken while rows were waiting."""
     num_queued_row_forwards: int = 0
+    num_shared_first_passes: int = 0
+    """Of `num_row_forwards`: those that another row's pass stood for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ Shapes: `B` rows, `P` prompt tokens (left-padded), `L` canvas tokens, `N` positi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -69,6 +70,13 @@ class Prediction:
     """Log-probabilities of all tokens; -inf of those that are never predicted."""
     shadow_M: Tensor | None = None
     """Probabilities of the canvas tokens at the M positions of `shadow_BL`, each seen by all others and not by itself."""
+
+    def split(self, counts: Sequence[int]) -> list[Prediction]:
+        """Consecutive parts of so many positions; shadows have no place in them."""
+        assert self.shadow_M is None
+        columns = {each.name: getattr(self, each.name) for each in fields(self)}
+        present = {name: column.split(list(counts)) for name, column in columns.items() if column is not None}
+        return [Prediction(**{name: parts[n] for name, parts in present.items()}) for n in range(len(counts))]
 
 
 class FrozenDLLM(Protocol):

@@ -163,7 +163,7 @@ class Engine:
                 prediction = self._predict(rows, wanted_BL, window_BL)
             else:
                 prediction, num_shared = first_passes.predict(
-                    rows.sequences, wanted_BL, lambda index: self._predict(rows, wanted_BL, window_BL, index)
+                    rows.sequences, wanted_BL, lambda chosen: self._predict(rows, wanted_BL, window_BL, chosen)
                 )
                 stats.num_shared_first_passes += num_shared
         ahead = RowsAhead(self._model, needs, rows, num_slots=self._num_slots, clock=self._clock)
@@ -202,11 +202,15 @@ class Engine:
             lookahead=ahead,
         )
 
-    def _predict(self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor, index: Tensor | None = None) -> Prediction:
-        """One forward pass over the rows at `index`, or over all."""
+    def _predict(
+        self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor, chosen: list[int] | None = None
+    ) -> Prediction:
+        """One forward pass over the rows with these numbers, or over all."""
         inputs = [rows.prompt_BP, rows.prompt_length_B, rows.canvas_BL, wanted_BL]
-        if index is not None:
-            inputs = [each[index] for each in inputs]
+        if chosen is not None:
+            width = max(len(rows.sequences[row].prompt_ids) for row in chosen)
+            inputs[0] = rows.prompt_BP[:, rows.prompt_BP.shape[1] - width :]
+            inputs = [each[chosen] for each in inputs]
         token_uniforms_N = None
         if self._token_temperature > 0:
             token_uniforms_N = uniforms(rows.key_B, rows.nfe_B, wanted_BL.shape[1], Stream.TOKEN)[wanted_BL]

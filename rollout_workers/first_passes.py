@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor
 
 from rollout_workers.models.base import Prediction
@@ -30,14 +29,14 @@ class FirstPasses:
         self._kept: dict[Start, Prediction] = {}
 
     def predict(
-        self, sequences: list[Sequence], wanted_BL: Tensor, compute: Callable[[Tensor | None], Prediction]
+        self, sequences: list[Sequence], wanted_BL: Tensor, compute: Callable[[list[int] | None], Prediction]
     ) -> tuple[Prediction, int]:
         """The prediction for all rows, and how many of them were not computed.
 
         Args:
             sequences: the live rows.
             wanted_BL: bool, the positions to predict.
-            compute: predicts the rows at an index; None is all of them.
+            compute: predicts the rows with these numbers; None is all of them.
         """
         starts = [self._start_of.pop(id(sequence), None) for sequence in sequences]
         if not any(starts):
@@ -52,10 +51,8 @@ class FirstPasses:
         num_shared = len(sequences) - len(computed)
         parts: list[Prediction] = []
         if computed:
-            index = torch.tensor(computed, device=wanted_BL.device) if num_shared else None
-            prediction = compute(index)
-            counts = (wanted_BL if index is None else wanted_BL[index]).sum(1).tolist()
-            parts = prediction.split(counts)
+            prediction = compute(computed if num_shared else None)
+            parts = prediction.split(wanted_BL[computed].sum(1).tolist())
         self._kept |= {start: parts[place] for start, place in leaders.items()}
         own = iter(parts)
         rows = []

@@ -191,7 +191,7 @@ def test_committed_tokens_never_change_between_passes():
 
 def test_waiting_rows_enter_as_soon_as_a_row_leaves():
     model = SpyModel(HashModel())
-    short = [make_sequence([], [MASK_ID] * 2 + [7] * 10, 12, key) for key in range(4)]
+    short = [make_sequence([], [MASK_ID] * 2 + [7 + key] * 10, 12, key) for key in range(4)]
     long = make_sequence([], [MASK_ID] * 12, 12, 9)
     decoded = decode([long, *short], make_heuristic("low_confidence", 1), num_slots=2, model=model)
     assert [len(call.canvas_BL) for call in model.calls] == [2] * 8 + [1] * 4

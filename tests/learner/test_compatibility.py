@@ -33,7 +33,7 @@ STEERED = "learner.steering.parameters=[0.9]"
             ["learner.regulariser.kind=kl", "learner.regulariser.reference=softmax_confidence", "learner.regulariser.parameter=1"],
             r"learner\.regulariser",
         ),
-        (["learner.regulariser.kind=kl", "learner.regulariser.reference=random"], "'random'.*allowed: .*'threshold', 'factor'"),
+        (["learner.regulariser.kind=kl", "learner.regulariser.reference=random"], "'random'.*allowed: one of 'threshold', 'soft_"),
         (["learner.regulariser.kind=kl", "learner.regulariser.parameter=1.5"], "1.5"),
         (
             ["policy.distribution=categorical", "evaluation.inference.prob_scale=2"],

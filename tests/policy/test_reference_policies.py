@@ -17,7 +17,7 @@ from tests.policy.observations import random_observation, with_confidence
 
 SEED = st.integers(0, 1000)
 PARAMETERS: dict[str, float | None] = {
-    "threshold": 0.6, "factor": 1.1, "softmax_confidence": 0.05, "max_confidence": None, "top_k": 2,
+    "threshold": 0.6, "soft_threshold": 0.6, "factor": 1.1, "softmax_confidence": 0.05, "max_confidence": None, "top_k": 2,
 }  # fmt: skip
 
 
@@ -47,7 +47,9 @@ def test_probabilities_are_what_their_family_says_and_lie_in_the_eligible_set(na
     assert found.shape == eligible.shape
     assert found.dtype == torch.float32
     assert bool((found[~eligible] == 0).all())
-    if reference.family == "parallel":
+    if name == "soft_threshold":
+        assert bool(((found[eligible] >= 0.05 - 1e-6) & (found[eligible] <= 0.95 + 1e-6)).all())
+    elif reference.family == "parallel":
         assert set(found[eligible].tolist()) <= {float(torch.tensor(p)) for p in (0.05, 0.95)}
     else:
         assert torch.allclose(found.sum(1), eligible.any(1).float())
@@ -63,7 +65,8 @@ def test_what_is_not_eligible_and_the_rest_of_the_batch_have_no_influence(name: 
     other = torch.where(eligible.unsqueeze(2), confidences, torch.tensor([1.0, 0.0, 0.0]))
     assert torch.equal(reference.probabilities(other, eligible), found)
     for row in range(4):
-        assert torch.equal(reference.probabilities(confidences[row : row + 1], eligible[row : row + 1])[0], found[row])
+        alone = reference.probabilities(confidences[row : row + 1], eligible[row : row + 1])[0]
+        assert torch.allclose(alone, found[row], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "value"), [("threshold", 0.0), ("threshold", 0.5), ("threshold", 1.0),
@@ -79,6 +82,15 @@ def test_a_parallel_reference_is_the_smoothed_set_of_its_heuristic(
     expected = torch.where(committed, 0.9, 0.1) * observation.eligible_BL
     reference = make_reference(name, value, smoothing=0.1)
     assert torch.allclose(reference.probabilities(observation.confidences_BLK, observation.eligible_BL), expected)
+
+
+def test_a_soft_threshold_tries_both_around_it_and_is_bounded() -> None:
+    confidences = torch.tensor([[[0.9], [0.5], [0.99], [1.0], [1e-9], [0.9]]])
+    eligible = torch.tensor([[True] * 5 + [False]])
+    found = make_reference("soft_threshold", 0.9, smoothing=0.02).probabilities(confidences, eligible)
+    # Odds of 1 against 9, and of 99 against 9.
+    expected = torch.tensor([[0.5, 1 / 10, 99 / 108, 0.98, 0.02, 0.0]])
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_the_most_confident_position_is_in_where_none_passes() -> None:
@@ -153,7 +165,9 @@ def test_a_parameter_that_a_reference_does_not_take_is_quoted(name: str, value: 
 
 
 def test_other_mistakes_of_making_a_reference() -> None:
-    with pytest.raises(ValueError, match=r"^unknown reference 'random'; allowed: threshold, factor, softmax_conf"):
+    with pytest.raises(
+        ValueError, match=r"^unknown reference 'random'; allowed: threshold, soft_threshold, factor, softmax_conf"
+    ):
         make_reference("random", 1)
     with pytest.raises(ValueError, match=r"^smoothing of reference 'factor' is 0\.5; allowed: a number in \(0, 0\.5\)"):
         make_reference("factor", 1.0, smoothing=0.5)
@@ -178,7 +192,8 @@ def test_heuristics_without_probabilities_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="allowed") as caught:
         check_reference(name, 1, "bernoulli", where="regulariser")
     assert str(caught.value) == (
-        f"config key 'regulariser.reference' is {name!r}; allowed: 'threshold', 'factor' with distribution 'bernoulli'"
+        f"config key 'regulariser.reference' is {name!r}; "
+        "allowed: 'threshold', 'soft_threshold', 'factor' with distribution 'bernoulli'"
     )
     with pytest.raises(ValueError, match="allowed: no reference with distribution 'dpls', but with 'bernoulli', "):
         check_reference(name, 1, "dpls")

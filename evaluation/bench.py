@@ -19,6 +19,7 @@ from rich.console import Console
 from cluster.allocator import keep_freed_memory
 from cluster.errors import DeadlineExceeded, ExitCode, UserError
 from cluster.logs import wide_console
+from evaluation.bench_cache import bench_cache, cache_table
 from evaluation.bench_inputs import random_rows, threshold_for_nfe
 from evaluation.bench_memory import Case, decode_table, measure_decode, measure_reduction, reduction_table
 from evaluation.bench_rollouts import bench_rollouts, rollouts_tables
@@ -29,6 +30,9 @@ from evaluation.roofline import measure_matmul_peak
 from policy.factory import make_heuristic, make_learned
 from policy.unmasker import Unmasker
 from policy.weights import WeightsError, from_bytes
+from rollout_workers.caching import CacheSettings
+from rollout_workers.config import check_block_length
+from rollout_workers.grader import grade_all
 from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import FrozenDLLM, ModelError
 from rollout_workers.models.load import DTYPES, load_model, load_tokenizer
@@ -42,7 +46,7 @@ def _parse_unmasker(text: str, device: str) -> Unmasker:
     name, colon, value = text.partition(":")
     try:
         if colon and not Path(text).exists():
-            return make_heuristic(name, float(value) if "." in value else int(value))
+            return make_heuristic(name, int(value) if value.isdecimal() else float(value))
         path = Path(text)
         if not path.is_file():
             raise UserError(
@@ -93,6 +97,42 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
         console.print(table)
     lines = zip(names, figures, strict=True)
     _write_json(options, figures=[{"unmasker": name} | dataclasses.asdict(line) for name, line in lines])
+
+
+def _cache(options: argparse.Namespace, console: Console) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    tokenizer, task = load_tokenizer(options.model), make_task(options.task)
+    examples = [task.example(Split.TEST, index) for index in range(options.rows)]
+    block = options.block_length or task.canvas_length // 3
+    check_block_length(block, task.canvas_length, "--block-length")
+
+    def make_rows(block_length: int) -> list[Row]:
+        return pose_each(examples, tokenizer, canvas_length=task.canvas_length, block_length=block_length)
+
+    def grade(rows: list[Row]) -> list[bool]:
+        texts = [tokenizer.decode_canvas(row.tokens_L.tolist()) for row in rows]
+        return [verdict.is_correct for verdict in grade_all([task] * len(rows), examples, texts)]
+
+    unmasker = _parse_unmasker(options.unmasker, options.device)
+    if unmasker.needs.scope != "block":
+        raise UserError(
+            f"--unmasker {options.unmasker!r} looks at '{unmasker.needs.scope}' positions; "
+            "allowed: a heuristic, or a policy with policy.scope=block"
+        )
+    refreshes = [refresh or None for refresh in options.refresh]
+    settings = [CacheSettings(), *(CacheSettings(mode, each) for mode in ("prefix", "dual") for each in refreshes)]
+    with console.status("benchmarking"):
+        figures = bench_cache(
+            load_model(options.model, device=options.device), unmasker, make_rows, grade, settings,
+            block_length=block, batch_size=options.batch_size, repeats=options.repeats,
+        )  # fmt: skip
+    title = (
+        f"{options.rows} problems of {options.task} in blocks of {block}, unmasker {options.unmasker}, "
+        f"medians of {options.repeats} turns"
+    )
+    console.print(cache_table(figures, title))
+    _write_json(options, figures=[dataclasses.asdict(line) for line in figures])
 
 
 def _of_task(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], list[Row]], int]:
@@ -199,6 +239,17 @@ def _parser() -> argparse.ArgumentParser:
     rollouts.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
     rollouts.add_argument("--block-lengths", type=int, nargs="+", default=None)
     rollouts.add_argument("--repeats", type=int, default=3)
+    cache = benches.add_parser("cache", help="accuracy and speed with keys and values kept between passes")
+    cache.set_defaults(run=_cache)
+    cache.add_argument("--model", default="tiny")
+    cache.add_argument("--task", default="arithmetic")
+    cache.add_argument("--rows", type=int, default=256)
+    cache.add_argument("--batch-size", type=int, default=16)
+    cache.add_argument("--block-length", type=int, default=None, help="default: a third of the canvas")
+    cache.add_argument(
+        "--refresh", type=int, nargs="+", default=[0, 4, 2], help="passes between full ones within a block; 0: none"
+    )
+    cache.add_argument("--repeats", type=int, default=3)
     memory = benches.add_parser("memory", help="memory and time of a model of a real size with random weights")
     memory.set_defaults(run=_memory)
     memory.add_argument("--shape", choices=SHAPES, default="small")
@@ -210,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--skip-reduction", action="store_true", help="leave the first table out")
     memory.add_argument("--rows", type=int, default=0, help="rows of the second table; 0 leaves it out")
     memory.add_argument("--block-length", type=int, default=None, help="default: the whole canvas")
-    for bench in (rollouts, memory):
+    for bench in (rollouts, cache, memory):
         bench.add_argument(
             "--unmasker", default="threshold:0.9", help="NAME:VALUE of a heuristic, or a policy.safetensors"
         )

@@ -20,6 +20,7 @@ from rollout_workers.config import DecodeConfig
 from rollout_workers.engine import Engine, EosPolicy
 from rollout_workers.grader import GRADING, LeaseGrader
 from rollout_workers.lease import Lease, LeaseSummary, RowTrace
+from rollout_workers.models.backoff import BackingOff
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.sequence import Sequence
@@ -107,7 +108,7 @@ class Rollout:
         tasks: Mapping[str, Task],
         clock: TimeStates,
     ) -> None:
-        self._model = model
+        self._model = BackingOff(model)
         self._tokenizer = tokenizer
         self._settings = settings
         self._clock = clock

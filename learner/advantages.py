@@ -15,7 +15,8 @@ AdvantageKind = Literal["mean", "mean_std", "leave_one_out"]
 
 ZERO = 1e-6
 """Advantages no larger than this in a whole group carry no signal."""
-_STD_FLOOR = 1e-4
+STD_FLOOR = 1e-4
+"""The published epsilon beside the standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,12 @@ def group_advantages(
     valid_R: NDArray[np.bool_],
     *,
     kind: AdvantageKind = "mean",
+    std_floor: float = STD_FLOOR,
 ) -> Advantages:
     """Rewards relative to their group.
 
-    `mean`: r - mean, without division by the standard deviation (arXiv 2512.09106); `mean_std`: also divided by it;
+    `mean`: r - mean, without division by the standard deviation (arXiv 2512.09106); `mean_std`: divided by it
+    plus `std_floor`, which moves between the two: where all are right, rewards differ by their speed alone;
     `leave_one_out`: r minus the mean of the others. Rows that are not valid (grader errors) enter no mean.
     """
     advantage_R = np.zeros(len(reward_R))
@@ -63,7 +66,7 @@ def group_advantages(
             num_zero += 1
             continue
         if kind == "mean_std":
-            centred = centred / (rewards.std() + _STD_FLOOR)
+            centred = centred / (rewards.std() + std_floor)
         elif kind == "leave_one_out":
             centred = centred * len(members) / (len(members) - 1)
         advantage_R[members] = centred

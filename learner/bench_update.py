@@ -22,7 +22,7 @@ from rich.table import Table
 
 from cluster.errors import UserError
 from cluster.metrics import Count, TimeStates
-from learner.advantages import group_advantages
+from learner.advantages import Advantages, group_advantages
 from learner.config import LearnerConfig, RunConfig
 from learner.losses.grpo import clipped_surrogate
 from learner.trainer import Trainer
@@ -158,8 +158,7 @@ class PaddedLearner:
             batch.steps.select(padded.index_RT[:, start : start + self._chunk].reshape(-1))
             for start in range(0, T, self._chunk)
         ]
-        groups = np.asarray([row.group for row in batch.rows])
-        advantages = group_advantages(rollouts.reward_R, groups, rollouts.valid_R, kind=self.config.advantage)
+        advantages = _advantages(rollouts, self.config)
         advantage_R1 = advantages.advantage_R[:, None].astype(np.float32)
         self._advantage_RT = torch.from_numpy(np.broadcast_to(advantage_R1, (R, T)).copy())
         nfe_R1 = np.maximum(padded.is_real_RT.sum(1, keepdims=True), 1)
@@ -191,6 +190,13 @@ class PaddedLearner:
             optimizer.step()
 
 
+def _advantages(rollouts: Rollouts, config: LearnerConfig) -> Advantages:
+    group_R = np.asarray([row.group for row in rollouts.batch.rows])
+    return group_advantages(
+        rollouts.reward_R, group_R, rollouts.valid_R, kind=config.advantage, std_floor=config.std_floor
+    )
+
+
 def bench_update(config: RunConfig, network: PolicyNetwork, *, repeats: int) -> UpdateFigures:
     """Both updates on the same rollouts of `network`, `repeats` times in turns after one warm-up of each."""
     learner = replace(config.learner, warmup_steps=0, schedule="constant")
@@ -212,11 +218,9 @@ def bench_update(config: RunConfig, network: PolicyNetwork, *, repeats: int) -> 
     ratios = [padded_s / packed_s for packed_s, padded_s in times[1:]]
     weights = zip(trainer.network.parameters(), padded.network.parameters(), strict=True)
     R, T = padded.shape
-    groups = np.asarray([row.group for row in rollouts.batch.rows])
-    kept_R = group_advantages(rollouts.reward_R, groups, rollouts.valid_R, kind=learner.advantage).kept_R
     return UpdateFigures(
         num_rows=R,
-        num_kept_rows=int(kept_R.sum()),
+        num_kept_rows=int(_advantages(rollouts, learner).kept_R.sum()),
         num_steps=len(rollouts.batch.steps),
         num_learned_steps=int(learned.value),
         num_padded_steps=R * T,

@@ -75,6 +75,11 @@ class LearnerConfig:
     group_size: int = setting(8, help="rollouts per prompt; their mean is the baseline", minimum=2)
     num_iterations: int = setting(2, help="mu: optimiser steps on each batch of rollouts", minimum=1)
     advantage: Literal["mean", "mean_std", "leave_one_out"] = "mean"
+    std_floor: float = setting(
+        1e-4,
+        help="of mean_std: beside the standard deviation that advantages are divided by; the larger, the closer to mean",
+        minimum=0.0,
+    )
     normaliser: Literal["per_rollout", "per_step", "sum", "constant"] = setting(
         "per_rollout",
         help="weight of a step: 1/(R T), 1/sum T, 1/R or 1/(R L) of R rollouts with T steps on a canvas of L",

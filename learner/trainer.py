@@ -112,7 +112,13 @@ class Trainer:
     def _plan(self, rows: UpdateRows, *, imitate: bool) -> UpdatePlan:
         config = self.config
         keep_all = imitate or config.needs_every_row
-        return make_update_plan(rows, advantage=config.advantage, normaliser=config.normaliser, keep_all=keep_all)
+        return make_update_plan(
+            rows,
+            advantage=config.advantage,
+            normaliser=config.normaliser,
+            keep_all=keep_all,
+            std_floor=config.std_floor,
+        )
 
     def _describe(self, batch: UpdateBatch) -> dict[str, Metric]:
         """What the whole update has to learn from: said by one rank, but for the experts' rows, of which each has its own."""

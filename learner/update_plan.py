@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.advantages import AdvantageKind, Advantages, group_advantages
+from learner.advantages import STD_FLOOR, AdvantageKind, Advantages, group_advantages
 from learner.losses.grpo import Normaliser, step_weights
 from policy.trajectory import TrajectoryRow
 
@@ -88,7 +88,12 @@ class UpdatePlan:
 
 
 def make_update_plan(
-    rows: UpdateRows, *, advantage: AdvantageKind, normaliser: Normaliser, keep_all: bool = False
+    rows: UpdateRows,
+    *,
+    advantage: AdvantageKind,
+    normaliser: Normaliser,
+    keep_all: bool = False,
+    std_floor: float = STD_FLOOR,
 ) -> UpdatePlan:
     """Drops groups without a signal before anything is fetched or batched.
 
@@ -97,9 +102,10 @@ def make_update_plan(
         advantage: how rewards become advantages.
         normaliser: weight of a step.
         keep_all: keeps rows without an advantage, for objectives that do not need one.
+        std_floor: beside the standard deviation in `mean_std`.
     """
     num_rows = len(rows.group_R)
-    advantages = group_advantages(rows.reward_R, rows.group_R, rows.valid_R, kind=advantage)
+    advantages = group_advantages(rows.reward_R, rows.group_R, rows.valid_R, kind=advantage, std_floor=std_floor)
     kept = np.arange(num_rows) if keep_all else np.flatnonzero(advantages.kept_R)
     num_steps_K = rows.num_steps_R[kept]
     return UpdatePlan(

@@ -94,3 +94,12 @@ def test_kept_groups_sum_to_zero_and_a_constant_reward_changes_nothing(
     shifted = advantages([r + shift for r in rewards], groups, valid, kind=kind)
     np.testing.assert_allclose(shifted.advantage_R, got.advantage_R, atol=1e-9)
     assert shifted.kept_R.tolist() == got.kept_R.tolist()
+
+
+def test_a_floor_moves_from_the_standard_deviation_to_the_plain_mean() -> None:
+    rewards, groups = np.asarray([1.0, 0.0, 0.9, 0.8]), np.asarray([0, 0, 1, 1])
+    valid = np.ones(4, bool)
+    got = group_advantages(rewards, groups, valid, kind="mean_std", std_floor=0.5).advantage_R
+    assert got.tolist() == pytest.approx([0.5, -0.5, 0.05 / 0.55, -0.05 / 0.55])
+    far = group_advantages(rewards, groups, valid, kind="mean_std", std_floor=1e6).advantage_R * 1e6
+    assert far == pytest.approx(group_advantages(rewards, groups, valid).advantage_R, rel=1e-5)

@@ -21,6 +21,7 @@ from learner.trainer import Trainer
 from learner.update_plan import UpdateRows
 from policy.config import PolicyConfig
 from policy.trajectory import TrajectoryBatch
+from policy.weights import to_bytes
 
 WAITING, FETCHING, LEARNING = "waiting", "fetching", "learning"
 """A rank's exclusive time states."""
@@ -75,8 +76,8 @@ class LearnerRank:
         self._store = open_store(host, timeout_s=self._spec.config.collective_deadline_s)
         return host, self._store.port
 
-    def begin(self, address: tuple[str, int] | None, files: dict[str, bytes] | None, where: str) -> dict[str, bytes]:
-        """Joins the group at `address` (None: alone) and takes the state `files`, or the run's first; returns the state."""
+    def begin(self, address: tuple[str, int] | None, files: dict[str, bytes] | None, where: str) -> dict[str, bytes] | None:
+        """Joins the group at `address` (None: alone) and takes the state `files`, or the run's first; rank 0 returns it."""
         spec, config = self._spec, self._spec.config
         ranks: Ranks = OneRank()
         if address is not None:
@@ -93,7 +94,7 @@ class LearnerRank:
         elif spec.initial is not None:
             self._trainer.start_from(spec.initial)
         self._clock.take()
-        return trainer_files(self._trainer)
+        return self._files()
 
     def restore(self, files: dict[str, bytes], where: str) -> None:
         """Goes back to a checkpoint."""
@@ -116,9 +117,14 @@ class LearnerRank:
         with self._clock.state(LEARNING):
             metrics = self._own.learn(rows, lambda numbers: [self._parts[n] for n in numbers], imitate=imitate)
             self._parts = {}
-            files = trainer_files(self._own)
-            digest = hashlib.sha256(files[POLICY_FILE]).hexdigest()
-        return RankReply(metrics, digest, files if self._rank == 0 else None, self._clock.take())
+            files = self._files()
+            policy = files[POLICY_FILE] if files is not None else to_bytes(self._own.network)
+            digest = hashlib.sha256(policy).hexdigest()
+        return RankReply(metrics, digest, files, self._clock.take())
+
+    def _files(self) -> dict[str, bytes] | None:
+        """The trainer's part of a checkpoint, which all ranks have alike and rank 0 hands out."""
+        return trainer_files(self._own) if self._rank == 0 else None
 
     @property
     def _own(self) -> Trainer:

@@ -76,7 +76,9 @@ class LearnerRank:
         self._store = open_store(host, timeout_s=self._spec.config.collective_deadline_s)
         return host, self._store.port
 
-    def begin(self, address: tuple[str, int] | None, files: dict[str, bytes] | None, where: str) -> dict[str, bytes] | None:
+    def begin(
+        self, address: tuple[str, int] | None, files: dict[str, bytes] | None, where: str
+    ) -> dict[str, bytes] | None:
         """Joins the group at `address` (None: alone) and takes the state `files`, or the run's first; rank 0 returns it."""
         spec, config = self._spec, self._spec.config
         ranks: Ranks = OneRank()

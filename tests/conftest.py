@@ -21,9 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers are nicer than others by default, and would starve beside the tests of another process.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-# A busy machine is not a failure.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
+# A busy machine is not a failure. HYPOTHESIS_PROFILE=thorough looks longer.
+settings.register_profile("quick", deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None, max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

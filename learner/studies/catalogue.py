@@ -234,5 +234,35 @@ _TRANSFER = Study(
     ),
 )
 
-STUDIES: Mapping[str, Study] = {study.name: study for study in (_ABLATIONS, _ALPHA, _STEERING, _UPO, _TRANSFER)}
+_CACHED_SWEEP = "evaluation.heuristics={threshold: [0.15, 0.5, 0.7, 0.9]}"
+_NO_TRAINING = ("learner.num_steps=0", "learner.imitation.num_steps=0")
+
+
+def _cached(name: str, mode: str, *settings: str, starts_from: str | None = None) -> StudyArm:
+    sweep = (_CACHED_SWEEP,) if starts_from is None else ()
+    return StudyArm(name, (f"decode.cache={mode}", *settings), starts_from=starts_from, sweep=sweep, on=_CACHE[mode])
+
+
+_CACHE = {"none": "full passes", "prefix": "a prefix cache", "dual": "a dual cache"}
+_CACHE_STUDY = Study(
+    name="cache",
+    question="What does a policy lose where it decodes with kept keys and values, and what does training it there get back?",
+    preset="tiny_blocks",
+    settings=(_NO_HEURISTICS, "policy.scope=block", "evaluation.block_lengths=[16]"),
+    quick=(*_QUICK, "learner.imitation.num_steps=6"),
+    arms=(
+        _cached("full passes", "none"),
+        _cached("prefix cache", "prefix"),
+        _cached("dual cache", "dual"),
+        *(
+            _cached(f"full passes -> {_CACHE[mode]}", mode, *_NO_TRAINING, starts_from="full passes")
+            for mode in ("prefix", "dual")
+        ),
+    ),
+    curves=("reward", "accuracy", "nfe"),
+)
+
+STUDIES: Mapping[str, Study] = {
+    study.name: study for study in (_ABLATIONS, _ALPHA, _STEERING, _UPO, _TRANSFER, _CACHE_STUDY)
+}
 """In the order of docs/studies.md."""

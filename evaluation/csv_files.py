@@ -49,6 +49,7 @@ def _summary_line(view: View, summary: ArmSummary) -> dict[str, Any]:
         "reward_difference_low": _figure(pair and pair.reward.low),
         "reward_difference_high": _figure(pair and pair.reward.high),
         "reward_p": _figure(pair and pair.p_reward),
+        "reward_p_holm": _figure(pair and pair.p_reward_adjusted),
         "accuracy_difference": _figure(pair and pair.accuracy),
         "accuracy_p": _figure(pair and pair.p_accuracy),
         "is_best_heuristic": int(best is not None and summary.arm == best.arm),

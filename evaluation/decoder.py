@@ -27,8 +27,10 @@ from policy.noise import row_key
 from policy.observation import Observation
 from policy.unmasker import Decision, Unmasker
 from policy.weights import WeightsError, from_bytes
+from rollout_workers.caching import CacheMode, CacheSettings
 from rollout_workers.config import check_block_length
 from rollout_workers.engine import Engine, EosPolicy
+from rollout_workers.models.backoff import BackingOff
 from rollout_workers.models.base import FrozenDLLM, ModelError
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.models.options import NO_OPTIONS, LoadOptions
@@ -86,6 +88,8 @@ class Decoder:
         inference: how the policy decides.
         token_temperature: 0 takes the most likely tokens.
         eos: `full` decodes the whole canvas, `stop` ends a row at its end of text.
+        cache: `prefix` or `dual` keep keys and values between passes, which is approximate.
+        cache_refresh: passes within a block from one that computes everything to the next; None: once per block.
         seed: of everything that is drawn.
         num_slots: most rows per forward pass.
         is_raw: prompts are taken as they stand, without the model's chat template.
@@ -104,6 +108,8 @@ class Decoder:
         inference: InferenceConfig | None = None,
         token_temperature: float = 0.0,
         eos: EosPolicy = "full",
+        cache: CacheMode = "none",
+        cache_refresh: int | None = None,
         seed: int = 0,
         num_slots: int = 32,
         is_raw: bool = False,
@@ -127,7 +133,12 @@ class Decoder:
             else:
                 unmasker = load_policy(policy, self._model, temperature=policy_temperature, inference=inference)
             self._engine = Engine(
-                self._model, unmasker, num_slots=num_slots, token_temperature=token_temperature, eos=eos
+                BackingOff(self._model),
+                unmasker,
+                num_slots=num_slots,
+                token_temperature=token_temperature,
+                eos=eos,
+                cache=CacheSettings(cache, cache_refresh),
             )
         except ModelError as error:
             raise UserError(str(error)) from error

@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--block-length", type=int)
     parser.add_argument("--token-temperature", type=float, default=0.0)
     parser.add_argument("--eos", choices=("full", "stop"), default="full")
+    parser.add_argument(
+        "--cache", choices=("none", "prefix", "dual"), default="none", help="keep keys and values between passes"
+    )
+    parser.add_argument(
+        "--cache-refresh", type=int, help="passes within a block between full ones; default: one a block"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float64"), default="float32")
@@ -91,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     if not options.prompts and options.model != "tiny":
         raise UserError(f"no prompt for model '{options.model}'; allowed: none with model 'tiny' alone")
-    for name in ("canvas_length", "block_length"):
+    for name in ("canvas_length", "block_length", "cache_refresh"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; allowed: an integer >= 1")
     decoder = Decoder(
@@ -104,6 +110,8 @@ def _run(options: argparse.Namespace) -> None:
         inference=InferenceConfig(selection=options.selection),
         token_temperature=options.token_temperature,
         eos=options.eos,
+        cache=options.cache,
+        cache_refresh=options.cache_refresh,
         seed=options.seed,
         dtype=options.dtype,
         device=options.device,

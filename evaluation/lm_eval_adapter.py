@@ -24,9 +24,9 @@ from cluster.errors import ExitCode, UserError
 from evaluation.decoder import Decoder
 
 NAME = "dllm_unmasking"
-_INTEGERS = ("canvas_length", "block_length", "seed", "num_slots")
+_INTEGERS = ("canvas_length", "block_length", "seed", "num_slots", "cache_refresh")
 _NUMBERS = ("policy_temperature", "token_temperature")
-_TEXTS = ("model", "policy", "sampler", "eos", "dtype", "device")
+_TEXTS = ("model", "policy", "sampler", "eos", "cache", "dtype", "device")
 
 
 @register_model(NAME)

@@ -140,7 +140,7 @@ def _arm(view: View, summary: ArmSummary, is_featured: bool) -> dict[str, Any]:
         "nfe": _interval(summary.nfe),
         "reward": _interval(summary.reward),
         "spread": dataclasses.asdict(summary.spread),
-        "difference": None if pair is None else [*_interval(pair.reward), pair.p_reward],
+        "difference": None if pair is None else [*_interval(pair.reward), pair.p_reward, pair.p_reward_adjusted],
         "tokens_per_pass": summary.tokens_per_pass,
         "tokens_per_second": summary.tokens_per_second,
         "num_step_limit": summary.num_step_limit,

@@ -55,6 +55,8 @@ class Comparison:
     """Mean difference."""
     p_accuracy: float
     num_examples: int
+    p_reward_adjusted: float
+    """`p_reward` over all arms that are compared with the same one (Holm)."""
 
 
 def summarise(arm: Arm, records: Sequence[ExampleRecord]) -> ArmSummary:
@@ -122,8 +124,14 @@ def compare_pairs(ours: Sequence[ExampleRecord], theirs: Sequence[ExampleRecord]
     accuracy = _differences(ours, theirs, is_correct)
     if not len(reward):
         return None
+    p_reward = sign_flip_p(reward)
     return Comparison(
-        bootstrap(reward), sign_flip_p(reward), float(accuracy.mean()), sign_flip_p(accuracy), len(reward)
+        bootstrap(reward),
+        p_reward,
+        float(accuracy.mean()),
+        sign_flip_p(accuracy),
+        len(reward),
+        p_reward_adjusted=p_reward,
     )
 
 

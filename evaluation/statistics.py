@@ -6,7 +6,7 @@ All draws are from generators with fixed seeds, so the same records give the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,16 @@ def sign_flip_p(differences: NDArray[np.float64], *, seed: int = 0) -> float:
     # A flipped mean is the mean less twice what was flipped; equal ones must not differ by rounding.
     means = np.abs(differences.mean() - 2.0 * (signs @ differences) / len(differences))
     return float((1 + np.count_nonzero(means >= observed - 1e-12)) / (_NUM_FLIPS + 1))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values of several tests, adjusted so that the chance of any false rejection is bounded (Holm, 1979)."""
+    adjusted = [0.0] * len(values)
+    largest = 0.0
+    for rank, number in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[number]))
+        adjusted[number] = largest
+    return adjusted
 
 
 def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evaluation.arms import Arm
 from evaluation.records import ExampleRecord
 from evaluation.results import ArmSummary, Comparison, best_heuristic, by_arm, compare_pairs, summarise
+from evaluation.statistics import holm
 
 ALL_TASKS = "all tasks"
 
@@ -70,4 +71,8 @@ def make_view(name: str, records: Sequence[ExampleRecord]) -> View:
         pair = compare_pairs(mine, graded[best.arm]) if best is not None and arm != best.arm else None
         if pair is not None:
             comparisons[arm] = pair
+    adjusted = holm([pair.p_reward for pair in comparisons.values()])
+    comparisons = {
+        arm: replace(pair, p_reward_adjusted=p) for (arm, pair), p in zip(comparisons.items(), adjusted, strict=True)
+    }
     return View(name, canvas_length, groups, summaries, comparisons)

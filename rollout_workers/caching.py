@@ -44,6 +44,8 @@ def check_cache(settings: CacheSettings, needs: Needs, spec: ModelSpec) -> None:
     """Raises a ValueError for an unmasker or a model that cannot do without full passes."""
     if settings.mode == "none":
         return
+    if settings.mode not in _SCOPES:
+        raise ValueError(f"cache is {settings.mode!r}; allowed: 'none', 'prefix', 'dual'")
     if needs.scope not in _SCOPES[settings.mode]:
         allowed = "'none', 'prefix'" if needs.scope in _SCOPES["prefix"] else "'none'"
         raise ValueError(

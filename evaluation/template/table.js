@@ -7,7 +7,7 @@ const COLUMNS = [
   { key: "accuracy", name: "accuracy", value: (arm) => arm.accuracy[0], text: (arm) => percent(arm.accuracy[0]), small: (arm) => `[${percent(arm.accuracy[1])}, ${percent(arm.accuracy[2])}]` },
   { key: "nfe", name: "NFE", value: (arm) => arm.nfe[0], text: (arm) => fixed(arm.nfe[0]), small: (arm) => (arm.spread.nfe == null ? "" : `±${fixed(arm.spread.nfe)}`) },
   { key: "reward", name: "reward", value: (arm) => arm.reward[0], text: (arm) => fixed(arm.reward[0], 4), small: (arm) => `[${fixed(arm.reward[1], 3)}, ${fixed(arm.reward[2], 3)}]` },
-  { key: "difference", name: "vs best heuristic", value: (arm) => arm.difference?.[0] ?? 0, text: (arm) => (arm.difference ? signed(arm.difference[0]) : "–"), small: (arm) => (arm.difference ? chance(arm.difference[3]) : "") },
+  { key: "difference", name: "vs best heuristic", value: (arm) => arm.difference?.[0] ?? 0, text: (arm) => (arm.difference ? signed(arm.difference[0]) : "–"), small: (arm) => (arm.difference ? `${chance(arm.difference[4])} (Holm)` : "") },
   { key: "tokens_per_pass", name: "tokens/pass", value: (arm) => arm.tokens_per_pass, text: (arm) => fixed(arm.tokens_per_pass) },
   { key: "tokens_per_second", name: "tokens/s", value: (arm) => arm.tokens_per_second ?? 0, text: (arm) => (arm.tokens_per_second == null ? "–" : Math.round(arm.tokens_per_second).toLocaleString("en")) },
   { key: "num_seeds", name: "seeds", value: (arm) => arm.num_seeds, text: (arm) => String(arm.num_seeds) },

@@ -82,6 +82,14 @@ def test_a_trained_policy_decodes(tmp_path: Path) -> None:
     assert [each.order for each in first] != [each.order for each in other]
 
 
+def test_kept_keys_and_values_answer_in_as_many_passes(decoder: Decoder) -> None:
+    settings = dict(sampler="low_confidence=2", block_length=16)
+    kept, fresh = Decoder(**settings, cache="dual"), Decoder(**settings, cache="dual", cache_refresh=1)
+    answers = Decoder(**settings)(PROMPTS)
+    assert [each.text for each in fresh(PROMPTS)] == [each.text for each in answers]
+    assert [each.nfe for each in kept(PROMPTS)] == [each.nfe for each in answers]
+
+
 def bad_policy(folder: Path, **settings: Any) -> str:
     path = folder / "policy.safetensors"
     path.write_bytes(to_bytes(make_network(PolicyConfig(**(SMALL | settings)), seed=0)))
@@ -107,6 +115,9 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
         (["--sampler", "adablock"], "delimiter '\\n' is 0 tokens of model 'tiny'; allowed: a single token"),
         (["--sampler", "apd"], "parameter 'model' of heuristic 'apd' is ''; allowed: the folder or hub id of a causal model"),
         (["--sampler", "smc", "--eos", "stop"], "eos is 'stop'; allowed: 'full'"),
+        (["--sampler", "wino", "--cache", "dual"], "cache is 'dual'; allowed: 'none' with a sampler that"),
+        (["--cache", "dual", "--cache-refresh", "0"], "--cache-refresh is 0; allowed: an integer >= 1"),
+        (["--policy", bad_policy(tmp_path / "", num_confidences=2), "--cache", "dual"], "scope is 'masked'"),
     ]:  # fmt: skip
         prompts = [] if "--model" in arguments or arguments[0].startswith("how") else [PROMPTS[0]]
         assert generate.main([*prompts, *arguments]) == 2

@@ -107,6 +107,7 @@ def test_all_files_tell_the_same_numbers(tmp_path, capsys):
     assert [(line["sampler"], line["parameters"]) for line in best] == [("threshold", '{"tau": 0.9}')]
     assert best[0]["reward_p"] == ""
     learned = next(line for line in lines if line["sampler"] == LEARNED)
+    assert 1 >= float(learned["reward_p_holm"]) >= float(learned["reward_p"])
     margin = whole["comparison"]["margin"]
     assert float(learned["reward_difference"]) == pytest.approx(margin["mean"], abs=1e-6)
     assert f"{margin['mean']:+.4f}" in " ".join(capsys.readouterr().out.split())

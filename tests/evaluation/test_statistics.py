@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.statistics import bootstrap, frontier, hypervolume, sign_flip_p, wilson
+from evaluation.statistics import bootstrap, frontier, holm, hypervolume, sign_flip_p, wilson
 
 POINTS = st.lists(st.tuples(st.floats(1, 48), st.floats(0, 1)), max_size=12)
 
@@ -70,6 +70,23 @@ def test_the_sign_flip_test_rejects_as_often_as_it_says():
     p = np.array([sign_flip_p(rng.normal(size=30), seed=seed) for seed in range(150)])
     assert 0.01 <= np.mean(p <= 0.05) <= 0.12
     assert abs(p.mean() - 0.5) < 0.08
+
+
+def test_holm_of_known_values():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_keeps_the_order_and_never_makes_a_value_smaller(values):
+    adjusted = holm(values)
+    assert all(
+        value <= new <= min(1.0, len(values) * max(values)) + 1e-12 for value, new in zip(values, adjusted, strict=True)
+    )
+    by_value = [new for _, new in sorted(zip(values, adjusted, strict=True))]
+    assert by_value == sorted(by_value)
 
 
 @given(POINTS)

@@ -7,6 +7,7 @@ Shapes: `N` rows or packed steps, `L` positions, `H` hidden size, `E` time embed
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -36,12 +37,17 @@ def time_embedding(time_N: Tensor, size: int, *, legacy: bool) -> Tensor:
 
 def rotate(x: Tensor) -> Tensor:
     """Rotary embedding of `[N, heads, L, D]`: pairs are (even, odd), results are the two halves, as in the reference release."""
-    L, D = x.shape[-2:]
-    inverse_frequency = ROPE_BASE ** (-torch.arange(0, D, 2, device=x.device, dtype=torch.float32) / D)
-    angles_LD = torch.outer(torch.arange(L, device=x.device, dtype=torch.float32), inverse_frequency)
-    cos, sin = angles_LD.cos().to(x.dtype), angles_LD.sin().to(x.dtype)
+    cos, sin = _rotations(x.shape[-2], x.shape[-1], x.dtype, x.device)
     even, odd = x[..., ::2], x[..., 1::2]
     return torch.cat([even * cos - odd * sin, even * sin + odd * cos], -1)
+
+
+@functools.lru_cache(maxsize=16)
+def _rotations(length: int, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines `[L, D / 2]`."""
+    inverse_frequency = ROPE_BASE ** (-torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
+    angles_LD = torch.outer(torch.arange(length, device=device, dtype=torch.float32), inverse_frequency)
+    return angles_LD.cos().to(dtype), angles_LD.sin().to(dtype)
 
 
 def attend(query_NLH: Tensor, key_NLH: Tensor, value_NLH: Tensor, *, num_heads: int) -> Tensor:
@@ -89,12 +95,14 @@ class AdaptiveBlock(nn.Module):
 
     def forward(self, x_NLH: Tensor, condition_NSH: Tensor, state_NL: Tensor) -> Tensor:
         """`condition_NSH` has one condition per state; `state_NL` names the state of each position."""
-        ada_NLC = per_position(self.ada_conditioning(condition_NSH), state_NL)
-        scale1, shift1, gate1, scale2, shift2, gate2 = ada_NLC.chunk(6, -1)
-        attended = self._attention(self.norm1(x_NLH) * (1 + scale1) + shift1)
-        x_NLH = x_NLH + (1 + gate1) * attended
-        fed = self.linear2(F.gelu(self.linear1(self.norm2(x_NLH) * (1 + scale2) + shift2)))
-        return x_NLH + (1 + gate2) * fed
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition_NSH).chunk(6, -1)
+        # Once per state, not once per position.
+        ada_NSC = torch.cat([1 + scale1, shift1, 1 + gate1, 1 + scale2, shift2, 1 + gate2], -1)
+        scale1, shift1, gate1, scale2, shift2, gate2 = per_position(ada_NSC, state_NL).chunk(6, -1)
+        attended = self._attention(torch.addcmul(shift1, self.norm1(x_NLH), scale1))
+        x_NLH = torch.addcmul(x_NLH, gate1, attended)
+        fed = self.linear2(F.gelu(self.linear1(torch.addcmul(shift2, self.norm2(x_NLH), scale2))))
+        return torch.addcmul(x_NLH, gate2, fed)
 
     def _attention(self, h_NLH: Tensor) -> Tensor:
         attended_NLH = attend(self.q_proj(h_NLH), self.k_proj(h_NLH), self.v_proj(h_NLH), num_heads=self.num_heads)

@@ -91,6 +91,7 @@ def test_kept_keys_and_values_answer_in_as_many_passes(decoder: Decoder) -> None
 
 
 def bad_policy(folder: Path, **settings: Any) -> str:
+    folder.mkdir(exist_ok=True)
     path = folder / "policy.safetensors"
     path.write_bytes(to_bytes(make_network(PolicyConfig(**(SMALL | settings)), seed=0)))
     return str(path)
@@ -117,7 +118,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
         (["--sampler", "smc", "--eos", "stop"], "eos is 'stop'; allowed: 'full'"),
         (["--sampler", "wino", "--cache", "dual"], "cache is 'dual'; allowed: 'none' with a sampler that"),
         (["--cache", "dual", "--cache-refresh", "0"], "--cache-refresh is 0; allowed: an integer >= 1"),
-        (["--policy", bad_policy(tmp_path / "", num_confidences=2), "--cache", "dual"], "scope is 'masked'"),
+        (["--policy", bad_policy(tmp_path / "canvas", scope="canvas"), "--cache", "dual"], "whose scope is 'canvas'"),
     ]:  # fmt: skip
         prompts = [] if "--model" in arguments or arguments[0].startswith("how") else [PROMPTS[0]]
         assert generate.main([*prompts, *arguments]) == 2

@@ -201,6 +201,8 @@ def bench_update(config: RunConfig, network: PolicyNetwork, *, repeats: int) -> 
     """Both updates on the same rollouts of `network`, `repeats` times in turns after one warm-up of each."""
     learner = replace(config.learner, warmup_steps=0, schedule="constant")
     check_config(config)
+    # A trained policy's file has the temperature that suits it in the end; rollouts of training are drawn at another.
+    network.config = replace(network.config, policy_temperature=config.policy.policy_temperature)
     torch.set_num_threads(learner.torch_threads)
     rollouts = make_rollouts(config, network)
     times: list[tuple[float, float]] = []

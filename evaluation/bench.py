@@ -88,7 +88,10 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
                             peak_flops=peak,
                         )
                     )
-    what = options.task if options.shape is None else f"random prompts on {options.shape} in {options.dtype}"
+    groups = f" in groups of {options.samples}" if options.samples > 1 else ""
+    what = (
+        f"{options.task}{groups}" if options.shape is None else f"random prompts on {options.shape} in {options.dtype}"
+    )
     title = (
         f"{options.rows} rows of {what}, unmasker {', '.join(dict.fromkeys(names))}, medians of {options.repeats} turns\n"
         f"matmul peak {peak / 1e12:.3g} TFLOP/s on {environment_record()['device']}"
@@ -139,10 +142,18 @@ def _of_task(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], l
     """A real model and the problems of a task."""
     model, tokenizer = load_model(options.model, device=options.device), load_tokenizer(options.model)
     task = make_task(options.task)
-    examples = [task.example(Split.TEST, index) for index in range(options.rows)]
+    if options.samples < 1 or options.rows % options.samples:
+        raise UserError(f"--samples is {options.samples}; allowed: a divisor of --rows, {options.rows}")
+    examples = [task.example(Split.TEST, index) for index in range(options.rows // options.samples)]
 
     def make_rows(block_length: int) -> list[Row]:
-        return pose_each(examples, tokenizer, canvas_length=task.canvas_length, block_length=block_length)
+        return pose_each(
+            examples,
+            tokenizer,
+            canvas_length=task.canvas_length,
+            block_length=block_length,
+            num_samples=options.samples,
+        )
 
     return model, make_rows, task.canvas_length
 
@@ -236,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
         help="vocabulary reduction of the lock-step decoder: a softmax over everything as public code has it, or this project's",
     )
     rollouts.add_argument("--rows", type=int, default=256)
+    rollouts.add_argument("--samples", type=int, default=1, help="rows of --task per problem: 8 is a group of training")
     rollouts.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
     rollouts.add_argument("--block-lengths", type=int, nargs="+", default=None)
     rollouts.add_argument("--repeats", type=int, default=3)

@@ -16,10 +16,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from cluster.metrics import TimeStates
 from evaluation.lockstep import decode_lock_step
 from evaluation.roofline import RowForward, forward_flops, synchronise
 from policy.unmasker import Unmasker
-from rollout_workers.engine import Engine
+from rollout_workers.engine import POLICY, SCHEDULING, Engine
 from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import FrozenDLLM, ModelSpec, Prediction
 from rollout_workers.sequence import Sequence as Row
@@ -36,6 +37,8 @@ class RolloutFigures:
     engine_s: float
     lock_step_s: float
     bare_forward_s: float
+    policy_s: float
+    """Part of `engine_s`: deciding, noise and observation included, as seen by the host."""
     engine_live_share: float
     """Live rows over slots while rows were waiting."""
     lock_step_live_share: float
@@ -60,6 +63,11 @@ class RolloutFigures:
     def overhead(self) -> float:
         """Engine time beyond bare forward passes of the same rows, as a share of the latter."""
         return self.engine_s / self.bare_forward_s - 1
+
+    @property
+    def policy_overhead(self) -> float:
+        """The part of `overhead` that is the unmasker's."""
+        return self.policy_s / self.bare_forward_s
 
     def roofline(self, seconds: float) -> float | None:
         """Share of the matmul peak that useful operations make in so many seconds."""
@@ -120,10 +128,13 @@ def bench_rollouts(
     engine_times: list[float] = []
     lock_times: list[float] = []
     bare_times: list[float] = []
+    policy_times: list[float] = []
     for _ in range(repeats + 1):
         rows, lock_rows = make_rows(block_length), make_rows(block_length)
+        clock = TimeStates(SCHEDULING)
         with _Timer(model.device, engine_times):
-            decoded = Engine(model, unmasker, num_slots=batch_size).decode(rows)
+            decoded = Engine(model, unmasker, num_slots=batch_size, clock=clock).decode(rows)
+        policy_times.append(clock.take().get(POLICY, 0.0))
         with _Timer(model.device, lock_times):
             lock_tokens, lock_stats = decode_lock_step(baseline_model, unmasker, lock_rows, batch_size=batch_size)
         with _Timer(model.device, bare_times):
@@ -138,6 +149,7 @@ def bench_rollouts(
         engine_s=statistics.median(engine_times[1:]),
         lock_step_s=statistics.median(lock_times[1:]),
         bare_forward_s=statistics.median(bare_times[1:]),
+        policy_s=statistics.median(policy_times[1:]),
         engine_live_share=stats.num_queued_row_forwards / max(1, stats.num_queued_steps * batch_size),
         lock_step_live_share=lock_stats.num_live_rows / lock_stats.num_computed_rows,
         num_different=sum(row.tokens_L.tolist() != tokens for row, tokens in zip(rows, lock_tokens, strict=True)),
@@ -172,7 +184,7 @@ def rollouts_tables(figures: Sequence[RolloutFigures], title: str) -> list[Table
         speed.add_column(name, justify="right")
     causes = Table(title="where the time goes", title_justify="left")
     for name in ("block", "batch", "slots filled", "lock-step live rows", "padding", "overhead over bare forwards",
-                 "of matmul peak", "lock-step of peak", "lock-step NFE"):  # fmt: skip
+                 "of it deciding", "of matmul peak", "lock-step of peak", "lock-step NFE"):  # fmt: skip
         causes.add_column(name, justify="right")
     for line in figures:
         place = (str(line.block_length), str(line.batch_size))
@@ -191,6 +203,7 @@ def rollouts_tables(figures: Sequence[RolloutFigures], title: str) -> list[Table
             f"{line.lock_step_live_share:.1%}",
             f"{line.engine_padding_share:.1%}",
             f"{line.overhead:+.1%}",
+            f"{line.policy_overhead:.1%}",
             _share(line.roofline(line.engine_s)),
             _share(line.roofline(line.lock_step_s)),
             f"{line.lock_step_mean_nfe:.2f}",

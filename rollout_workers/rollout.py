@@ -80,18 +80,25 @@ def pose(
 
 
 def pose_each(
-    examples: Many[Example], tokenizer: DllmTokenizer, *, canvas_length: int, block_length: int
+    examples: Many[Example],
+    tokenizer: DllmTokenizer,
+    *,
+    canvas_length: int,
+    block_length: int,
+    num_samples: int = 1,
 ) -> list[Sequence]:
-    """One row per example, keyed as sample 0 of seed 0: for measurements outside of any run."""
+    """`num_samples` rows per example, keyed as those of seed 0: for measurements outside of any run."""
     return [
         pose(
             example,
             tokenizer,
             canvas_length=canvas_length,
             block_length=block_length,
-            key=row_key(run_seed=0, example_id=example.id, sample_index=0, weight_version=0),
+            key=row_key(run_seed=0, example_id=example.id, sample_index=sample, weight_version=0),
+            sample=sample,
         )
         for example in examples
+        for sample in range(num_samples)
     ]
 
 

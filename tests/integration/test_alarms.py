@@ -9,7 +9,7 @@ import pytest
 from learner.loop import Diverged
 from tests.integration.test_training_run import train
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_alarms_are_listed_when_a_run_ends_and_a_lost_policy_ends_it(

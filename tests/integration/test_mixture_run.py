@@ -20,13 +20,21 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def test_a_mixture_of_models_gives_the_same_result_on_any_number_of_actors(ray_local: None, tmp_path: Path) -> None:
-    second = f"models.second.name={Pretraining(UNTRAINED, tmp_path).export()}"
-    for num_workers in (2, 1):
-        settings = (*SETTINGS, second, f"rollout.num_workers={num_workers}")
-        assert train(tmp_path / f"run{num_workers}", *settings) == ExitCode.FINISHED
-    metrics, weights, records = outcome(tmp_path / "run1")
-    assert (metrics, weights, records) == outcome(tmp_path / "run2")
+def mixture(folder: Path, num_workers: int) -> Path:
+    """A finished run."""
+    second = f"models.second.name={Pretraining(UNTRAINED, folder).export()}"
+    path = folder / f"run{num_workers}"
+    assert train(path, *SETTINGS, second, f"rollout.num_workers={num_workers}") == ExitCode.FINISHED
+    return path
+
+
+@pytest.mark.slow
+def test_any_number_of_actors_gives_the_same_result(ray_local: None, tmp_path: Path) -> None:
+    assert outcome(mixture(tmp_path, 1)) == outcome(mixture(tmp_path, 2))
+
+
+def test_each_row_is_decoded_by_its_own_model(ray_local: None, tmp_path: Path) -> None:
+    metrics, _, records = outcome(mixture(tmp_path, 2))
     update = metrics[1][1]
     # An untrained model solves nothing, so the rows are where they belong.
     assert update["accuracy_arithmetic"] > 0.2

@@ -149,14 +149,14 @@ def random_mixes(
 
 
 def test_hundreds_of_mixes_of_an_exact_model():
-    mixes = random_mixes(random.Random(1), num=85, max_rows=12, length=12)
+    mixes = random_mixes(random.Random(1), num=51, max_rows=12, length=12)
     seen = check_mixes(HashModel(), mixes, slots=SLOTS, seed=2)
-    assert seen["rows"] > 1500
-    assert min(seen["clean"], seen["eos_stop"], seen["step_limit"]) > 50
+    assert seen["rows"] > 1000
+    assert min(seen["clean"], seen["eos_stop"], seen["step_limit"]) > 30
     assert seen["near_tie"] < 0.02 * seen["rows"]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_mixes_of_a_real_llama(seed):
     mixes = random_mixes(random.Random(10 + seed), num=34, max_rows=4, length=12)
     seen = check_mixes(random_llama(seed=seed), mixes, slots=SLOTS, seed=seed)

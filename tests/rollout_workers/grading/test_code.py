@@ -673,7 +673,7 @@ assert f(1) == 1
     ),
     "tests that write verdicts": (
         ECHO,
-        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'[1, 2, 3]\\n' * 2)\n    except OSError: pass\nf(1)",
+        "import os\nfor fd in range(3, 4096):\n    try: os.write(fd, b'[1, 2, 3]\\n' * 2)\n    except OSError: pass\nf(1)",
         ERROR,
         "without the nonce",
     ),

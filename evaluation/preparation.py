@@ -116,6 +116,9 @@ def prepare(
     specs = {name: _check_model(name, model) for name, model in config.model_configs.items()}
     for spec in specs.values():
         _check_policies(policies, spec)
+    config.decode.check_models(config.model_configs)
+    for policy in policies:
+        config.decode.check_scope(policy.config.scope, f"{policy.where}: its scope")
     tasks = make_tasks(config.task_configs)
     longest = max(task.canvas_length for task in tasks.values())
     lengths = {

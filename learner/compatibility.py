@@ -10,7 +10,6 @@ from policy.reference_policies import check_reference
 
 if TYPE_CHECKING:
     from learner.config import LearnerConfig, RunConfig
-    from rollout_workers.config import DecodeConfig
 
 
 def check_compatible(config: RunConfig, prefix: str) -> None:
@@ -24,16 +23,7 @@ def check_compatible(config: RunConfig, prefix: str) -> None:
         )
     config.evaluation.inference.check(policy, where=f"{prefix}evaluation.inference")
     config.decode.check_models(config.model_configs, prefix)
-    _check_scope(policy, config.decode, prefix)
-
-
-def _check_scope(policy: PolicyConfig, decode: DecodeConfig, prefix: str) -> None:
-    """Where keys and values are kept, a pass predicts only the positions that it computes."""
-    needed = {"prefix": ("block", "masked"), "dual": ("block",)}.get(decode.cache)
-    if needed and policy.scope not in needed:
-        raise UserError(
-            f"config key '{prefix}policy.scope' is '{policy.scope}'; allowed with decode.cache={decode.cache}: {', '.join(needed)}"
-        )
+    config.decode.check_scope(policy.scope, f"config key '{prefix}policy.scope'")
 
 
 def _check_experts(policy: PolicyConfig, learner: LearnerConfig, prefix: str) -> None:

@@ -51,6 +51,10 @@ class TaskConfig:
     grade_deadline_s: float = setting(10.0, help="for one answer; then it is graded as timed out", above=0.0)
 
 
+_SEEN_WITH_CACHE = {"none": ("block", "masked", "canvas"), "prefix": ("block", "masked"), "dual": ("block",)}
+"""Scopes of policies (`policy.scope`)."""
+
+
 @dataclass(frozen=True)
 class DecodeConfig:
     """How canvases are decoded in training."""
@@ -85,6 +89,12 @@ class DecodeConfig:
         block = self.block_length or length
         check_block_length(block, length, f"{where}.block_length")
         return length, block
+
+    def check_scope(self, scope: str, what: str) -> None:
+        """Where keys and values are kept, a pass predicts only the positions that it computes; `what` has the scope."""
+        seen = _SEEN_WITH_CACHE[self.cache]
+        if scope not in seen:
+            raise UserError(f"{what} is '{scope}'; allowed with decode.cache={self.cache}: {', '.join(seen)}")
 
     def check_models(self, models: Mapping[str, ModelConfig], prefix: str = "") -> None:
         """Refuses to keep keys and values of models that have no place for them."""

@@ -202,6 +202,16 @@ def test_a_policy_for_other_hidden_states(tmp_path, capsys):
     assert "24" in message
 
 
+def test_a_policy_or_a_sampler_that_cannot_decode_with_a_cache(run, tmp_path, capsys):
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(to_bytes(lively_policy(scope="canvas").network))
+    message = refusal(capsys, path, "task=sudoku", "decode.cache=prefix")
+    assert "is 'canvas'; allowed with decode.cache=prefix: block, masked" in message
+    (tmp_path / "smc.yaml").write_text("heuristics: {smc: [0.9]}")
+    message = refusal(capsys, "task=sudoku", "decode.cache=dual", "--baselines", tmp_path / "smc.yaml")
+    assert "'smc'; allowed with decode.cache=dual: random, low_confidence" in message
+
+
 def test_nothing_to_evaluate(capsys):
     assert "nothing to evaluate" in refusal(capsys, "--baselines", "none")
 

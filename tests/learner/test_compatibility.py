@@ -39,6 +39,12 @@ STEERED = "learner.steering.parameters=[0.9]"
             ["policy.distribution=categorical", "evaluation.inference.prob_scale=2"],
             r"'evaluation\.inference\.prob_scale' is 2; allowed: 1",
         ),
+        (["decode.cache=dual"], r"'policy\.scope' is 'masked'; allowed with decode\.cache=dual: block$"),
+        (["decode.cache=prefix", "policy.scope=canvas"], "'canvas'; allowed with decode.cache=prefix: block, masked$"),
+        (
+            ["decode.cache=prefix", "model.remote_code=true", "model.name=own/model"],
+            r"'decode\.cache' is 'prefix'; allowed: 'none' with the own code of model 'own/model'",
+        ),
         (["policy.see_mask=false"], r"'policy\.see_block' is True; allowed: False where see_mask is False"),
     ],
 )  # fmt: skip

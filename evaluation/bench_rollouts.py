@@ -183,8 +183,8 @@ def rollouts_tables(figures: Sequence[RolloutFigures], title: str) -> list[Table
     for name in ("block", "batch", "NFE", "engine rows/s", "lock-step rows/s", "ratio", "spread", "rows that differ"):
         speed.add_column(name, justify="right")
     causes = Table(title="where the time goes", title_justify="left")
-    for name in ("block", "batch", "slots filled", "lock-step live rows", "padding", "overhead over bare forwards",
-                 "of it deciding", "of matmul peak", "lock-step of peak", "lock-step NFE"):  # fmt: skip
+    for name in ("block", "batch", "slots filled", "lock-step live rows", "padding", "overhead",
+                 "deciding", "of matmul peak", "lock-step of peak"):  # fmt: skip
         causes.add_column(name, justify="right")
     for line in figures:
         place = (str(line.block_length), str(line.batch_size))
@@ -206,7 +206,6 @@ def rollouts_tables(figures: Sequence[RolloutFigures], title: str) -> list[Table
             f"{line.policy_overhead:.1%}",
             _share(line.roofline(line.engine_s)),
             _share(line.roofline(line.lock_step_s)),
-            f"{line.lock_step_mean_nfe:.2f}",
         )
     return [speed, causes]
 

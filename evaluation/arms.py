@@ -86,13 +86,13 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
     return list(dict.fromkeys(arms))
 
 
-def check_cached(arms: Sequence[Arm], decode: DecodeConfig, *, key: str = "evaluation") -> None:
+def check_cached(arms: Sequence[Arm], decode: DecodeConfig) -> None:
     """Refuses heuristics that do not decode where keys and values are kept."""
     for arm in arms:
         if decode.cache != "none" and not arm.is_learned and not heuristic_kind(arm.sampler).is_expert:
             plain = ", ".join(name for name, kind in HEURISTICS.items() if kind.is_expert)
             raise UserError(
-                f"config key '{key}.heuristics' has {arm.sampler!r}; allowed with decode.cache={decode.cache}: {plain}"
+                f"config key 'evaluation.heuristics' has {arm.sampler!r}; allowed with decode.cache={decode.cache}: {plain}"
             )
 
 

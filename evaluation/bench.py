@@ -110,8 +110,8 @@ def _cache(options: argparse.Namespace, console: Console) -> None:
     block = options.block_length or task.canvas_length // 3
     check_block_length(block, task.canvas_length, "--block-length")
 
-    def make_rows(block_length: int) -> list[Row]:
-        return pose_each(examples, tokenizer, canvas_length=task.canvas_length, block_length=block_length)
+    def make_rows() -> list[Row]:
+        return pose_each(examples, tokenizer, canvas_length=task.canvas_length, block_length=block)
 
     def grade(rows: list[Row]) -> list[bool]:
         texts = [tokenizer.decode_canvas(row.tokens_L.tolist()) for row in rows]
@@ -128,7 +128,7 @@ def _cache(options: argparse.Namespace, console: Console) -> None:
     with console.status("benchmarking"):
         figures = bench_cache(
             load_model(options.model, device=options.device), unmasker, make_rows, grade, settings,
-            block_length=block, batch_size=options.batch_size, repeats=options.repeats,
+            batch_size=options.batch_size, repeats=options.repeats,
         )  # fmt: skip
     title = (
         f"{options.rows} problems of {options.task} in blocks of {block}, unmasker {options.unmasker}, "
@@ -140,10 +140,10 @@ def _cache(options: argparse.Namespace, console: Console) -> None:
 
 def _of_task(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], list[Row]], int]:
     """A real model and the problems of a task."""
-    model, tokenizer = load_model(options.model, device=options.device), load_tokenizer(options.model)
-    task = make_task(options.task)
     if options.samples < 1 or options.rows % options.samples:
         raise UserError(f"--samples is {options.samples}; allowed: a divisor of --rows, {options.rows}")
+    model, tokenizer = load_model(options.model, device=options.device), load_tokenizer(options.model)
+    task = make_task(options.task)
     examples = [task.example(Split.TEST, index) for index in range(options.rows // options.samples)]
 
     def make_rows(block_length: int) -> list[Row]:

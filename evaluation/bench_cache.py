@@ -6,7 +6,6 @@ All settings decode the same problems with the same unmasker and noise, taking t
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
-from evaluation.roofline import synchronise
+from evaluation.bench_rollouts import Timer
 from policy.unmasker import Unmasker
 from rollout_workers.caching import CacheSettings
 from rollout_workers.engine import Engine
@@ -60,11 +59,10 @@ class _CountingModel:
 def bench_cache(
     model: FrozenDLLM,
     unmasker: Unmasker,
-    make_rows: Callable[[int], list[Row]],
+    make_rows: Callable[[], list[Row]],
     grade: Callable[[list[Row]], Sequence[bool]],
     settings: Sequence[CacheSettings],
     *,
-    block_length: int,
     batch_size: int,
     repeats: int,
 ) -> list[CacheFigures]:
@@ -73,13 +71,10 @@ def bench_cache(
     figures: dict[CacheSettings, tuple[float, float, float]] = {}
     for turn in range(repeats + 1):
         for each in settings:
-            rows = make_rows(block_length)
+            rows = make_rows()
             used = _CountingModel(model) if turn == 0 else model
-            synchronise(model.device)
-            started = time.perf_counter()
-            Engine(used, unmasker, num_slots=batch_size, cache=each).decode(rows)
-            synchronise(model.device)
-            times[each].append(time.perf_counter() - started)
+            with Timer(model.device, times[each]):
+                Engine(used, unmasker, num_slots=batch_size, cache=each).decode(rows)
             if isinstance(used, _CountingModel):
                 nfe = statistics.mean(row.nfe for row in rows)
                 figures[each] = (statistics.mean(grade(rows)), nfe, used.num_computed / used.num_tokens)

@@ -132,12 +132,12 @@ def bench_rollouts(
     for _ in range(repeats + 1):
         rows, lock_rows = make_rows(block_length), make_rows(block_length)
         clock = TimeStates(SCHEDULING)
-        with _Timer(model.device, engine_times):
+        with Timer(model.device, engine_times):
             decoded = Engine(model, unmasker, num_slots=batch_size, clock=clock).decode(rows)
         policy_times.append(clock.take().get(POLICY, 0.0))
-        with _Timer(model.device, lock_times):
+        with Timer(model.device, lock_times):
             lock_tokens, lock_stats = decode_lock_step(baseline_model, unmasker, lock_rows, batch_size=batch_size)
-        with _Timer(model.device, bare_times):
+        with Timer(model.device, bare_times):
             recording.replay()
     stats = decoded.stats
     ratios = [lock / engine for lock, engine in zip(lock_times[1:], engine_times[1:], strict=True)]
@@ -161,7 +161,7 @@ def bench_rollouts(
     )
 
 
-class _Timer:
+class Timer:
     """Appends the seconds spent in its context, the device's queued work included."""
 
     def __init__(self, device: torch.device, times: list[float]) -> None:

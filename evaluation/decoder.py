@@ -27,8 +27,8 @@ from policy.noise import row_key
 from policy.observation import Observation
 from policy.unmasker import Decision, Unmasker
 from policy.weights import WeightsError, from_bytes
-from rollout_workers.caching import CacheMode, CacheSettings
-from rollout_workers.config import check_block_length
+from rollout_workers.caching import CacheSettings
+from rollout_workers.config import CacheMode, check_block_length
 from rollout_workers.engine import Engine, EosPolicy
 from rollout_workers.models.backoff import BackingOff
 from rollout_workers.models.base import FrozenDLLM, ModelError

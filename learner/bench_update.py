@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from cluster.errors import UserError
-from cluster.metrics import Count, TimeStates
+from cluster.metrics import TimeStates
 from learner.advantages import Advantages, group_advantages
 from learner.config import LearnerConfig, RunConfig
-from learner.losses.grpo import clipped_surrogate
+from learner.losses.grpo import clipped_surrogate, step_weights
 from learner.trainer import Trainer
 from policy.learned import LearnedUnmasker, make_distribution, score_steps
 from policy.networks.base import PolicyNetwork
@@ -158,11 +158,15 @@ class PaddedLearner:
             batch.steps.select(padded.index_RT[:, start : start + self._chunk].reshape(-1))
             for start in range(0, T, self._chunk)
         ]
-        advantages = _advantages(rollouts, self.config)
+        advantages, nfe_R = _advantages(rollouts, self.config), np.diff(batch.offsets)
         advantage_R1 = advantages.advantage_R[:, None].astype(np.float32)
         self._advantage_RT = torch.from_numpy(np.broadcast_to(advantage_R1, (R, T)).copy())
-        nfe_R1 = np.maximum(padded.is_real_RT.sum(1, keepdims=True), 1)
-        self._weight_RT = torch.from_numpy((padded.is_real_RT / (R * nfe_R1)).astype(np.float32))
+        kept_R, canvas_length = advantages.kept_R, batch.steps.flags_NL.shape[1]
+        weight_N = np.zeros(len(batch.steps), np.float32)
+        weight_N[np.repeat(kept_R, nfe_R)] = step_weights(
+            nfe_R[kept_R], R, normaliser=config.normaliser, canvas_length=canvas_length
+        )
+        self._weight_RT = torch.from_numpy(np.where(padded.is_real_RT, weight_N[padded.index_RT], 0).astype(np.float32))
 
     def update(self) -> None:
         """mu optimiser steps."""
@@ -211,20 +215,19 @@ def bench_update(config: RunConfig, network: PolicyNetwork, *, repeats: int) -> 
         trainer.network.load_state_dict(network.state_dict())
         padded = PaddedLearner(learner, copy.deepcopy(trainer.network), rollouts)
         started = time.perf_counter()
-        metrics = trainer.update([rollouts.batch], rollouts.reward_R, rollouts.valid_R)
+        trainer.update([rollouts.batch], rollouts.reward_R, rollouts.valid_R)
         middle = time.perf_counter()
         padded.update()
         times.append((middle - started, time.perf_counter() - middle))
-    learned = metrics["learned_steps"]
-    assert isinstance(learned, Count), "steps add up over ranks"
     ratios = [padded_s / packed_s for packed_s, padded_s in times[1:]]
     weights = zip(trainer.network.parameters(), padded.network.parameters(), strict=True)
     R, T = padded.shape
+    kept_R = _advantages(rollouts, learner).kept_R
     return UpdateFigures(
         num_rows=R,
-        num_kept_rows=int(_advantages(rollouts, learner).kept_R.sum()),
+        num_kept_rows=int(kept_R.sum()),
         num_steps=len(rollouts.batch.steps),
-        num_learned_steps=int(learned.value),
+        num_learned_steps=int(np.diff(rollouts.batch.offsets)[kept_R].sum()),
         num_padded_steps=R * T,
         packed_s=statistics.median(packed_s for packed_s, _ in times[1:]),
         padded_s=statistics.median(padded_s for _, padded_s in times[1:]),

@@ -12,20 +12,14 @@ Shapes: `B` live rows, `L` canvas positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from policy.observation import Needs
-from policy.scope import Scope
+from rollout_workers.config import SCOPES_WITH_CACHE, CacheMode
 from rollout_workers.models.base import ModelError, ModelSpec
 from rollout_workers.models.cache import CachedPass, KeyValueCache
-
-CacheMode = Literal["none", "prefix", "dual"]
-
-_SCOPES = {"prefix": (Scope.BLOCK, Scope.MASKED), "dual": (Scope.BLOCK,)}
-"""Where a pass computes what an unmasker of that scope asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +38,10 @@ def check_cache(settings: CacheSettings, needs: Needs, spec: ModelSpec) -> None:
     """Raises a ValueError for an unmasker or a model that cannot do without full passes."""
     if settings.mode == "none":
         return
-    if settings.mode not in _SCOPES:
+    if settings.mode not in SCOPES_WITH_CACHE:
         raise ValueError(f"cache is {settings.mode!r}; allowed: 'none', 'prefix', 'dual'")
-    if needs.scope not in _SCOPES[settings.mode]:
-        allowed = "'none', 'prefix'" if needs.scope in _SCOPES["prefix"] else "'none'"
+    if needs.scope not in SCOPES_WITH_CACHE[settings.mode]:
+        allowed = ", ".join(repr(mode) for mode, scopes in SCOPES_WITH_CACHE.items() if needs.scope in scopes)
         raise ValueError(
             f"cache is {settings.mode!r}; allowed: {allowed} with an unmasker whose scope is '{needs.scope}'"
         )

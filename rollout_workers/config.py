@@ -8,6 +8,7 @@ from typing import Literal
 
 from cluster.config import setting
 from cluster.errors import UserError
+from policy.scope import Scope
 from rollout_workers.models.options import LoadOptions
 from rollout_workers.rewards import check_terms
 
@@ -51,8 +52,14 @@ class TaskConfig:
     grade_deadline_s: float = setting(10.0, help="for one answer; then it is graded as timed out", above=0.0)
 
 
-_SEEN_WITH_CACHE = {"none": ("block", "masked", "canvas"), "prefix": ("block", "masked"), "dual": ("block",)}
-"""Scopes of policies (`policy.scope`)."""
+CacheMode = Literal["none", "prefix", "dual"]
+
+SCOPES_WITH_CACHE: Mapping[str, tuple[Scope, ...]] = {
+    "none": tuple(Scope),
+    "prefix": (Scope.BLOCK, Scope.MASKED),
+    "dual": (Scope.BLOCK,),
+}
+"""The scopes of unmaskers for which a pass computes all that they ask for."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class DecodeConfig:
     num_slots: int = setting(32, help="rows per forward pass", minimum=1)
     token_temperature: float = setting(0.0, help="the dLLM's; 0 takes the most likely token", minimum=0.0)
     eos: Literal["full", "stop"] = setting("full", help="decode the whole canvas, or stop at the end of the text")
-    cache: Literal["none", "prefix", "dual"] = setting(
+    cache: CacheMode = setting(
         "none",
         help="keep keys and values between passes and compute only the current block and what follows it, or the block alone; "
         "approximate",
@@ -92,7 +99,7 @@ class DecodeConfig:
 
     def check_scope(self, scope: str, what: str) -> None:
         """Where keys and values are kept, a pass predicts only the positions that it computes; `what` has the scope."""
-        seen = _SEEN_WITH_CACHE[self.cache]
+        seen = SCOPES_WITH_CACHE[self.cache]
         if scope not in seen:
             raise UserError(f"{what} is '{scope}'; allowed with decode.cache={self.cache}: {', '.join(seen)}")
 

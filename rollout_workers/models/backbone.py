@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rollout_workers.models.base import ModelError, ModelSpec, Prediction
-from rollout_workers.models.cache import CachedPass, FreshTokens, PassKeys
+from rollout_workers.models.cache import CachedPass, PassKeys, fresh_slots
 from rollout_workers.models.reduction import LOGITS_BYTES, Inputs, Reduction, reduce_in_pieces, wide
 from rollout_workers.models.shadows import Shadows
 
@@ -119,8 +119,7 @@ class BackboneDLLM:
             is_fresh_BS = torch.zeros(B, S, dtype=torch.bool, device=self.device)
             is_fresh_BS[:, S - L :] = cached.fresh_BL
             is_fresh_BS[row_N, slot_N] = True
-            fresh, mine = FreshTokens.of(is_fresh_BS[part_b]), inputs.rows(part_b)
-            slot_bQ = fresh.slot_bQ
+            slot_bQ, mine = fresh_slots(is_fresh_BS[part_b]), inputs.rows(part_b)
             # All real tokens of the row are attended to; slots beyond the longest prompt were never written.
             mask_bT = F.pad(mine.mask_BS.bool(), (num_slots - S, 0))
             out = self.model.model(

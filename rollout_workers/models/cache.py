@@ -14,6 +14,7 @@ Shapes: `B` live rows, `b` rows of one pass, `T` slots, `Q` computed tokens of a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -53,8 +54,7 @@ class KeyValueCache:
             self._layers.append((like_bHQd.new_zeros(shape), like_bHQd.new_zeros(shape)))
         return self._layers[number]
 
-    def _map(self, change: object) -> None:
-        assert callable(change)
+    def _map(self, change: Callable[[Tensor], Tensor]) -> None:
         self._layers = [(change(keys), change(values)) for keys, values in self._layers]
 
 
@@ -106,19 +106,9 @@ class PassKeys:
         return query_length, 0
 
 
-@dataclass(frozen=True, slots=True)
-class FreshTokens:
-    """The computed tokens of the rows of one partial pass; rows with fewer than Q repeat their last one."""
-
-    slot_bQ: Tensor
-    """int64, among the S tokens of the pass's rows."""
-
-    @staticmethod
-    def of(is_fresh_bS: Tensor) -> FreshTokens:
-        num_b = is_fresh_bS.sum(1)
-        width = int(num_b.max())
-        # Fresh slots first, in their order.
-        order_bS = (~is_fresh_bS).to(torch.uint8).argsort(dim=1, stable=True)
-        place_Q = torch.arange(width, device=is_fresh_bS.device)
-        slot_bQ = order_bS.gather(1, torch.minimum(place_Q, (num_b - 1).unsqueeze(1)))
-        return FreshTokens(slot_bQ)
+def fresh_slots(is_fresh_bS: Tensor) -> Tensor:
+    """`[b, Q]` int64: the computed tokens of each row in order; rows with fewer than Q repeat their last one."""
+    num_b = is_fresh_bS.sum(1)
+    order_bS = (~is_fresh_bS).to(torch.uint8).argsort(dim=1, stable=True)
+    place_Q = torch.arange(int(num_b.max()), device=is_fresh_bS.device)
+    return order_bS.gather(1, torch.minimum(place_Q, (num_b - 1).unsqueeze(1)))

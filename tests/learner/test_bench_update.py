@@ -33,6 +33,12 @@ def test_both_sides_end_with_the_same_weights(preset):
     assert figures.max_weight_gap < 2 * config.learner.learning_rate
 
 
+@pytest.mark.parametrize("normaliser", ["per_step", "sum", "constant"])
+def test_both_sides_weigh_steps_alike(normaliser):
+    config = resolve(["tiny", *SMALL, f"learner.normaliser={normaliser}", "learner.num_iterations=1"])
+    assert bench_update(config, make_network(config.policy, seed=3), repeats=1).max_weight_gap < 1e-4
+
+
 def test_every_recorded_step_has_one_place_and_blocks_begin_together():
     config = resolve(["tiny_blocks", *SMALL])
     rollouts = make_rollouts(config, make_network(config.policy, seed=3))

@@ -28,16 +28,21 @@ class RowForward:
 
 
 def forward_flops(config: LlamaConfig | Qwen2Config, rows: Iterable[RowForward]) -> float:
-    """Operations of the transformer blocks over all real tokens, and of the head over the wanted positions."""
+    """Operations of the transformer blocks over all real tokens, and of the head over the wanted positions.
+
+    Of the last block, what is no key and no value counts for the wanted positions only.
+    """
     D, F, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or D // heads
     q_size, kv_size = heads * head_size, (config.num_key_value_heads or heads) * head_size
-    per_token = 2 * (2 * D * q_size + 2 * D * kv_size + 3 * D * F)
+    per_token, per_query = 4 * D * kv_size, 2 * (2 * D * q_size + 3 * D * F)
+    per_pair, per_logits = 4 * q_size, 2.0 * D * config.vocab_size
+    num_blocks = config.num_hidden_layers
     total = 0.0
     for row in rows:
-        attention = 4 * row.num_tokens**2 * q_size
-        total += config.num_hidden_layers * (per_token * row.num_tokens + attention)
-        total += 2.0 * D * config.vocab_size * row.num_wanted
+        num_queries = (num_blocks - 1) * row.num_tokens + row.num_wanted
+        total += num_blocks * per_token * row.num_tokens + num_queries * (per_query + per_pair * row.num_tokens)
+        total += per_logits * row.num_wanted
     return total
 
 

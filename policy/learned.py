@@ -30,6 +30,7 @@ from policy.observation import Needs, Observation
 from policy.recording import hidden_of
 from policy.trajectory import PackedSteps
 from policy.unmasker import Decision
+from policy.used_positions import UsedPositions
 
 
 def make_distribution(config: PolicyConfig, inference: InferenceConfig | None = None) -> SetDistribution:
@@ -68,10 +69,13 @@ class LearnedUnmasker:
         self.needs = Needs(scope=config.scope, num_confidences=config.num_confidences, hidden=config.reads_hidden)
 
     def logits(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """(raw logits `[B, L]`, the positions `[B, L]` that the distribution chooses from)."""
+        """(raw logits `[B, L]` of the eligible positions, the positions `[B, L]` that the distribution chooses from)."""
         masked_BL, eligible_BL = observation.masked_BL, observation.eligible_BL
         confidences_BLK = observation.confidences_BLK
-        logits_BL = self.network(masked_BL, eligible_BL, confidences_BLK, observation.time_B, hidden_of(observation))
+        used = UsedPositions.where(eligible_BL)
+        logits_BL = self.network(
+            masked_BL, eligible_BL, confidences_BLK, observation.time_B, hidden_of(observation), used
+        )
         return logits_BL, open_positions(self.network.config, eligible_BL, confidences_BLK)
 
     def decide(self, observation: Observation) -> Decision:
@@ -95,11 +99,12 @@ def open_positions(config: PolicyConfig, eligible_NL: Tensor, confidences_NLK: T
 
 
 def step_logits(network: PolicyNetwork, steps: PackedSteps) -> tuple[Tensor, Tensor]:
-    """(raw logits `[N, L]` of recorded steps under the network's present weights, the positions `[N, L]` they choose from)."""
+    """What `LearnedUnmasker.logits` gives for recorded steps, under the network's present weights."""
     eligible_NL, confidences_NLK = _on(network, steps.eligible_NL), _on(network, steps.confidences_NLK)
     hidden_NLD = None if steps.hidden_NLD is None else _on(network, steps.hidden_NLD)
+    used = UsedPositions.where(eligible_NL)
     logits_NL = network(
-        _on(network, steps.masked_NL), eligible_NL, confidences_NLK, _on(network, steps.time_N), hidden_NLD
+        _on(network, steps.masked_NL), eligible_NL, confidences_NLK, _on(network, steps.time_N), hidden_NLD, used
     )
     return logits_NL, open_positions(network.config, eligible_NL, confidences_NLK)
 
@@ -118,7 +123,7 @@ class ScoredSteps:
 
     steps: PackedSteps
     logits_NL: Tensor
-    """Raw."""
+    """Raw; 0 where nothing is eligible."""
     open_NL: Tensor
     """bool, the positions that the distribution chooses from."""
     outcome_NL: Tensor

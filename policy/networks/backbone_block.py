@@ -3,7 +3,7 @@
 Root-mean-square norms, rotary attention without biases and a gated feed-forward layer (LLaDA's and Llama's block). Of a model with
 grouped keys, attention biases or another rotary base it is a plain relative: its weights start at random and are never the model's.
 
-Shapes: `N` rows or packed steps, `L` positions, `D` hidden size.
+Shapes: `N` rows or packed steps, `L` positions, `M` used positions of all rows, `D` hidden size.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from policy.config import BackboneShape
 from policy.networks.layers import attend
+from policy.used_positions import UsedPositions
 
 NORM_EPS = 1e-5
 
@@ -34,9 +35,12 @@ class BackboneBlock(nn.Module):
         self.up_proj = nn.Linear(D, inner, bias=False)
         self.down_proj = nn.Linear(inner, D, bias=False)
 
-    def forward(self, x_NLD: Tensor) -> Tensor:
+    def forward(self, x_NLD: Tensor, used: UsedPositions | None = None) -> Tensor:
+        """`[N, L, D]`, or `[M, D]` of the used positions."""
         h_NLD = self.attention_norm(x_NLD)
-        attended_NLD = attend(self.q_proj(h_NLD), self.k_proj(h_NLD), self.v_proj(h_NLD), num_heads=self.num_heads)
-        x_NLD = x_NLD + self.out_proj(attended_NLD)
-        h_NLD = self.feed_forward_norm(x_NLD)
-        return x_NLD + self.down_proj(F.silu(self.gate_proj(h_NLD)) * self.up_proj(h_NLD))
+        key_NLD, value_NLD = self.k_proj(h_NLD), self.v_proj(h_NLD)
+        x, h = (x_NLD, h_NLD) if used is None else (used.of(x_NLD), used.of(h_NLD))
+        x = x + self.out_proj(attend(self.q_proj(h), key_NLD, value_NLD, num_heads=self.num_heads, used=used))
+        h = self.feed_forward_norm(x)
+        out: Tensor = x + self.down_proj(F.silu(self.gate_proj(h)) * self.up_proj(h))
+        return out

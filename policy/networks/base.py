@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from policy.config import PolicyConfig
+from policy.used_positions import UsedPositions
 
 
 class PolicyNetwork(nn.Module):
@@ -24,8 +25,9 @@ class PolicyNetwork(nn.Module):
         confidences_NLK: Tensor,
         time_N: Tensor,
         hidden_NLD: Tensor | None = None,
+        used: UsedPositions | None = None,
     ) -> Tensor:
-        """`[N, L]` raw logits u.
+        """`[N, L]` raw logits u, 0 where they are not used.
 
         Args:
             masked_NL: bool, the position holds the mask token.
@@ -34,5 +36,6 @@ class PolicyNetwork(nn.Module):
             time_N: NFE / L.
             hidden_NLD: hidden states in any float type, 0 where nothing was asked for; of networks that read them
                 (`config.reads_hidden`), None for the others.
+            used: the positions whose logits are used; None is all.
         """
         raise NotImplementedError

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from policy.config import PolicyConfig
 from policy.networks.base import PolicyNetwork
 from policy.networks.layers import AdaptiveBlock, position_states, time_embedding
+from policy.used_positions import UsedPositions
 
 LOG_ODDS_FLOOR = 1e-6
 LOG_ODDS_SCALE = 0.25
@@ -52,6 +53,7 @@ class ConfidenceDiT(PolicyNetwork):
         confidences_NLK: Tensor,
         time_N: Tensor,
         hidden_NLD: Tensor | None = None,
+        used: UsedPositions | None = None,
     ) -> Tensor:
         if not self.config.see_mask:
             masked_NL = torch.ones_like(masked_NL)
@@ -61,11 +63,13 @@ class ConfidenceDiT(PolicyNetwork):
         legacy = self.config.time_embedding == "legacy"
         time_N1E = time_embedding(time_N, self.config.time_embed_size, legacy=legacy)
         condition_NSH = self.mask_embedding.weight + self.time_mlp(time_N1E)
-        x_NLH = self.confidence_proj(self._features(confidences_NLK))
-        for block in self.transformer_blocks:
-            x_NLH = block(x_NLH, condition_NSH, state_NL)
-        logits_NL: Tensor = self.output_proj(self.final_norm(x_NLH)).squeeze(-1)
-        return logits_NL
+        x = self.confidence_proj(self._features(confidences_NLK))
+        *blocks, last = self.transformer_blocks
+        for block in blocks:
+            x = block(x, condition_NSH, state_NL)
+        x = last(x, condition_NSH, state_NL, used)
+        logits: Tensor = self.output_proj(self.final_norm(x)).squeeze(-1)
+        return logits if used is None else used.scattered(logits)
 
     def _features(self, confidences_NLK: Tensor) -> Tensor:
         if self.config.confidence_features == "raw":

@@ -15,6 +15,7 @@ from policy.config import PolicyConfig
 from policy.networks.backbone_block import BackboneBlock
 from policy.networks.base import PolicyNetwork
 from policy.networks.layers import per_position, position_states, time_embedding
+from policy.used_positions import UsedPositions
 
 
 class HiddenDiT(PolicyNetwork):
@@ -43,17 +44,20 @@ class HiddenDiT(PolicyNetwork):
         confidences_NLK: Tensor,
         time_N: Tensor,
         hidden_NLD: Tensor | None = None,
+        used: UsedPositions | None = None,
     ) -> Tensor:
         assert hidden_NLD is not None, "network 'dit_hidden' reads hidden states"
         config = self.config
         state_NL = position_states(masked_NL, eligible_NL, see_block=config.see_block)
         time_N1E = time_embedding(time_N, config.time_embed_size, legacy=config.time_embedding == "legacy")
         condition_NSD = self.mask_embedding.weight + self.time_mlp(time_N1E)
-        x_NLD = hidden_NLD.to(condition_NSD.dtype)
+        x = hidden_NLD.to(condition_NSD.dtype)
+        here = None
         for i, (norm, ada) in enumerate(zip(self.norms, self.ada_conditioning, strict=True)):
-            scale_NLD, shift_NLD = per_position(ada(condition_NSD), state_NL).chunk(2, -1)
-            x_NLD = norm(x_NLD) * (1 + scale_NLD) + shift_NLD
+            scale, shift = per_position(ada(condition_NSD), state_NL, here).chunk(2, -1)
+            x = norm(x) * (1 + scale) + shift
             if i < config.num_blocks:
-                x_NLD = self.transformer_blocks[i](x_NLD)
-        logits_NL: Tensor = self.output_proj(x_NLD).squeeze(-1)
-        return logits_NL
+                here = used if i == config.num_blocks - 1 else None
+                x = self.transformer_blocks[i](x, here)
+        logits: Tensor = self.output_proj(x).squeeze(-1)
+        return logits if used is None else used.scattered(logits)

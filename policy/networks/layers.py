@@ -2,7 +2,8 @@
 
 A position's condition depends on its state alone (`position_states`), so layers over conditions run once per state.
 
-Shapes: `N` rows or packed steps, `L` positions, `H` hidden size, `E` time embedding size, `S` states of a position.
+Shapes: `N` rows or packed steps, `L` positions, `M` used ones of all rows, `H` hidden size, `E` time embedding size, `S` states of
+a position.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from policy.used_positions import UsedPositions
 
 ROPE_BASE = 10_000.0
 TIME_SCALE = 1_000.0
@@ -35,31 +38,36 @@ def time_embedding(time_N: Tensor, size: int, *, legacy: bool) -> Tensor:
     return embedding_NE.unsqueeze(1)
 
 
-def rotate(x: Tensor) -> Tensor:
-    """Rotary embedding of `[N, heads, L, D]`: pairs are (even, odd), results are the two halves, as in the reference release."""
-    cos, sin = _rotations(x.shape[-2], x.shape[-1], x.dtype, x.device)
-    even, odd = x[..., ::2], x[..., 1::2]
-    return torch.cat([even * cos - odd * sin, even * sin + odd * cos], -1)
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary embedding of `[..., D]` by unit complex numbers `[..., D / 2]`, in place of each (even, odd) pair.
+
+    The reference release moves the results into two halves, queries and keys alike, which changes no score.
+    """
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2)
 
 
 @functools.lru_cache(maxsize=16)
-def _rotations(length: int, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `[L, D / 2]`."""
+def rotations(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Unit complex numbers `[L, D / 2]`."""
     inverse_frequency = ROPE_BASE ** (-torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
     angles_LD = torch.outer(torch.arange(length, device=device, dtype=torch.float32), inverse_frequency)
-    return angles_LD.cos().to(dtype), angles_LD.sin().to(dtype)
+    return torch.complex(angles_LD.cos().to(dtype), angles_LD.sin().to(dtype))
 
 
-def attend(query_NLH: Tensor, key_NLH: Tensor, value_NLH: Tensor, *, num_heads: int) -> Tensor:
-    """`[N, L, H]` bidirectional rotary attention of projected inputs."""
-    N, L, H = query_NLH.shape
-
-    def heads(projected: Tensor) -> Tensor:
-        return projected.view(N, L, num_heads, H // num_heads).transpose(1, 2)
-
-    query, key = rotate(heads(query_NLH)), rotate(heads(key_NLH))
-    out = F.scaled_dot_product_attention(query, key, heads(value_NLH))
-    return out.transpose(1, 2).reshape(N, L, H)
+def attend(
+    query: Tensor, key_NLH: Tensor, value_NLH: Tensor, *, num_heads: int, used: UsedPositions | None = None
+) -> Tensor:
+    """Bidirectional rotary attention of projected inputs: `[N, L, H]`, or `[M, H]` of queries at the used positions."""
+    _, L, H = key_NLH.shape
+    split = (num_heads, H // num_heads)
+    turn_L1D = rotations(L, split[1], key_NLH.dtype, key_NLH.device).unsqueeze(1)
+    query = rotate(query.unflatten(-1, split), turn_L1D if used is None else turn_L1D[used.position_N])
+    query_NQhD = query if used is None else used.laid_out(query.flatten(1)).unflatten(-1, split)
+    key_NLhD, value_NLhD = rotate(key_NLH.unflatten(-1, split), turn_L1D), value_NLH.unflatten(-1, split)
+    query, key, value = (each.transpose(1, 2) for each in (query_NQhD, key_NLhD, value_NLhD))
+    out_NQH = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return out_NQH if used is None else used.flat(out_NQH)
 
 
 def position_states(masked_NL: Tensor, eligible_NL: Tensor, *, see_block: bool) -> Tensor:
@@ -68,10 +76,10 @@ def position_states(masked_NL: Tensor, eligible_NL: Tensor, *, see_block: bool) 
     return state_NL + eligible_NL.long() if see_block else state_NL
 
 
-def per_position(of_state_NSC: Tensor, state_NL: Tensor) -> Tensor:
-    """`[N, L, C]` each position's vector, out of one per state of its row."""
+def per_position(of_state_NSC: Tensor, state_NL: Tensor, used: UsedPositions | None = None) -> Tensor:
+    """Each position's vector, `[N, L, C]`, or `[M, C]` of the used ones, out of one per state of its row."""
     rows_NL = state_NL + torch.arange(len(state_NL), device=state_NL.device).unsqueeze(1) * of_state_NSC.shape[1]
-    return F.embedding(rows_NL, of_state_NSC.flatten(0, 1))
+    return F.embedding(rows_NL if used is None else used.of(rows_NL), of_state_NSC.flatten(0, 1))
 
 
 class AdaptiveBlock(nn.Module):
@@ -93,18 +101,23 @@ class AdaptiveBlock(nn.Module):
         self.norm1 = nn.LayerNorm(hidden_size)
         self.norm2 = nn.LayerNorm(hidden_size)
 
-    def forward(self, x_NLH: Tensor, condition_NSH: Tensor, state_NL: Tensor) -> Tensor:
-        """`condition_NSH` has one condition per state; `state_NL` names the state of each position."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition_NSH).chunk(6, -1)
-        # Once per state, not once per position.
-        ada_NSC = torch.cat([1 + scale1, shift1, 1 + gate1, 1 + scale2, shift2, 1 + gate2], -1)
-        scale1, shift1, gate1, scale2, shift2, gate2 = per_position(ada_NSC, state_NL).chunk(6, -1)
-        attended = self._attention(torch.addcmul(shift1, self.norm1(x_NLH), scale1))
-        x_NLH = torch.addcmul(x_NLH, gate1, attended)
-        fed = self.linear2(F.gelu(self.linear1(torch.addcmul(shift2, self.norm2(x_NLH), scale2))))
-        return torch.addcmul(x_NLH, gate2, fed)
+    def forward(
+        self, x_NLH: Tensor, condition_NSH: Tensor, state_NL: Tensor, used: UsedPositions | None = None
+    ) -> Tensor:
+        """`[N, L, H]`, or `[M, H]` of the used positions.
 
-    def _attention(self, h_NLH: Tensor) -> Tensor:
-        attended_NLH = attend(self.q_proj(h_NLH), self.k_proj(h_NLH), self.v_proj(h_NLH), num_heads=self.num_heads)
-        projected_NLH: Tensor = self.out_proj(attended_NLH)
-        return projected_NLH
+        `condition_NSH` has one condition per state; `state_NL` names the state of each position.
+        """
+        # Once per state, not once per position.
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition_NSH).chunk(6, -1)
+        ahead_NSC = torch.cat([1 + scale1, shift1], -1)
+        behind_NSC = torch.cat([1 + gate1, 1 + scale2, shift2, 1 + gate2], -1)
+        scale1, shift1 = per_position(ahead_NSC, state_NL).chunk(2, -1)
+        gate1, scale2, shift2, gate2 = per_position(behind_NSC, state_NL, used).chunk(4, -1)
+        h_NLH = torch.addcmul(shift1, self.norm1(x_NLH), scale1)
+        key_NLH, value_NLH = self.k_proj(h_NLH), self.v_proj(h_NLH)
+        x, h = (x_NLH, h_NLH) if used is None else (used.of(x_NLH), used.of(h_NLH))
+        attended = attend(self.q_proj(h), key_NLH, value_NLH, num_heads=self.num_heads, used=used)
+        x = torch.addcmul(x, gate1, self.out_proj(attended))
+        fed = self.linear2(F.gelu(self.linear1(torch.addcmul(shift2, self.norm2(x), scale2))))
+        return torch.addcmul(x, gate2, fed)

@@ -22,6 +22,7 @@ from policy.candidates import most_confident
 from policy.config import PolicyConfig
 from policy.networks.backbone_block import NORM_EPS, BackboneBlock
 from policy.networks.base import PolicyNetwork
+from policy.used_positions import UsedPositions
 
 NUM_HIDDEN_LAYERS = 3
 
@@ -49,11 +50,12 @@ class UpoNetwork(PolicyNetwork):
         confidences_NLK: Tensor,
         time_N: Tensor,
         hidden_NLD: Tensor | None = None,
+        used: UsedPositions | None = None,
     ) -> Tensor:
         assert hidden_NLD is not None, "network 'upo' reads hidden states"
-        h_NLD = self.final_norm(self.block(hidden_NLD.to(self.output_proj.weight.dtype)))
+        h = self.final_norm(self.block(hidden_NLD.to(self.output_proj.weight.dtype), used))
         candidate_NL = most_confident(confidences_NLK, eligible_NL, self.config.num_candidates)
-        flags_NL2 = torch.stack([candidate_NL, masked_NL], -1).to(h_NLD.dtype)
-        features_NLF = torch.cat([h_NLD, flags_NL2, confidences_NLK.to(h_NLD.dtype)], -1)
-        logits_NL: Tensor = self.output_proj(self.mlp(features_NLF)).squeeze(-1)
-        return logits_NL
+        seen = [torch.stack([candidate_NL, masked_NL], -1), confidences_NLK]
+        features = torch.cat([h, *((each if used is None else used.of(each)).to(h.dtype) for each in seen)], -1)
+        logits: Tensor = self.output_proj(self.mlp(features)).squeeze(-1)
+        return logits if used is None else used.scattered(logits)

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from policy.used_positions import UsedPositions
 from rollout_workers.models.base import ModelError, ModelSpec, Prediction
 from rollout_workers.models.cache import CachedPass, PassKeys, fresh_slots
+from rollout_workers.models.last_block import LastBlock
 from rollout_workers.models.reduction import LOGITS_BYTES, Inputs, Reduction, reduce_in_pieces, wide
 from rollout_workers.models.shadows import Shadows
 
@@ -40,7 +42,7 @@ def make_buffers(model: Backbone, device: str) -> None:
 
 
 class BackboneDLLM:
-    """A bidirectional backbone as a frozen dLLM: hidden states of all tokens, logits of the wanted positions only.
+    """A bidirectional backbone as a frozen dLLM: the last block and the head are computed for the wanted positions only.
 
     `is_shifted`: a position is predicted from the hidden state to its left, as Dream does.
     """
@@ -50,6 +52,9 @@ class BackboneDLLM:
         self.spec = spec
         self.device = next(model.parameters()).device
         self.is_shifted = is_shifted
+        layers = model.model.layers
+        if len(layers):
+            layers[-1] = LastBlock(layers[-1])
 
     @torch.no_grad()
     def predict(
@@ -73,15 +78,18 @@ class BackboneDLLM:
         inputs = Inputs.join(prompt_BP, prompt_length_B, canvas_BL)
         row_N, slot_N = inputs.sources(wanted_BL, is_shifted=self.is_shifted)
         shadows = None if shadow_BL is None else self._shadows(inputs, shadow_BL)
+        hidden_MD = None
         if cached is not None:
-            hidden_BSD = self._hidden_states_cached(inputs, row_N, slot_N, cached)
+            hidden_ND = self._hidden_states_cached(inputs, row_N, slot_N, cached)
         elif shadows is not None:
-            hidden_BSD = self._hidden_states_beside(inputs, shadows)
+            hidden_BXD = self._hidden_states_beside(inputs, shadows)
+            hidden_ND = hidden_BXD[row_N, slot_N]
+            hidden_MD = hidden_BXD[:, inputs.tokens_BS.shape[1] :][shadows.is_real_BW]
         else:
-            hidden_BSD = self._hidden_states(inputs)
+            hidden_ND = self._hidden_states(inputs, row_N, slot_N)
 
         def logits_of(chunk: slice) -> Tensor:
-            logits_NV: Tensor = self.model.lm_head(hidden_BSD[row_N[chunk], slot_N[chunk]])
+            logits_NV: Tensor = self.model.lm_head(hidden_ND[chunk])
             return logits_NV
 
         reduction = Reduction(
@@ -89,37 +97,56 @@ class BackboneDLLM:
         )
         prediction = reduce_in_pieces(logits_of, len(row_N), self.spec, reduction)
         if with_hidden:
-            prediction = replace(prediction, hidden_ND=wide(hidden_BSD[row_N, slot_N]))
-        if shadows is not None and shadow_BL is not None:
-            hidden_MD = hidden_BSD[:, inputs.tokens_BS.shape[1] :][shadows.is_real_BW]
+            prediction = replace(prediction, hidden_ND=wide(hidden_ND))
+        if hidden_MD is not None and shadow_BL is not None:
             prediction = replace(prediction, shadow_M=self._token_probabilities(hidden_MD, canvas_BL[shadow_BL]))
         return prediction
 
-    def _hidden_states(self, inputs: Inputs, keys: PassKeys | None = None) -> Tensor:
-        """`[B, S, D]` last hidden states after the final norm. Without padding there is no mask, which is the faster attention."""
+    def _hidden_states(self, inputs: Inputs, row_N: Tensor, slot_N: Tensor, keys: PassKeys | None = None) -> Tensor:
+        """`[N, D]` last hidden states after the final norm of the tokens at these rows and slots, rows in order.
+
+        Without padding there is no mask, which is the faster attention.
+        """
         mask_BS = position_BS = None
         if bool((inputs.padding_B > 0).any()):
             mask_BS, position_BS = inputs.mask_BS, inputs.position_BS
+        if not len(self.model.model.layers):
+            hidden_BSD: Tensor = self.model.model(input_ids=inputs.tokens_BS).last_hidden_state
+            return hidden_BSD[row_N, slot_N]
         out = self.model.model(
-            input_ids=inputs.tokens_BS, attention_mask=mask_BS, position_ids=position_BS, past_key_values=keys
+            input_ids=inputs.tokens_BS,
+            attention_mask=mask_BS,
+            position_ids=position_BS,
+            past_key_values=keys,
+            used=UsedPositions.at(row_N, slot_N, inputs.tokens_BS.shape),
         )
-        hidden_BSD: Tensor = out.last_hidden_state
-        return hidden_BSD
+        hidden_ND: Tensor = out.last_hidden_state[0]
+        return hidden_ND
 
     def _hidden_states_cached(self, inputs: Inputs, row_N: Tensor, slot_N: Tensor, cached: CachedPass) -> Tensor:
-        """`[B, S, D]` hidden states, defined where they were computed; what predicts a wanted position always is."""
+        """`[N, D]` hidden states of tokens that are all computed in this pass."""
         B, S = inputs.tokens_BS.shape
         L = cached.fresh_BL.shape[1]
         num_slots = cached.cache.reserve(S)
-        hidden_BSD: Tensor = next(self.model.parameters()).new_empty(B, S, self.model.config.hidden_size)
+        hidden_ND: Tensor = next(self.model.parameters()).new_empty(len(row_N), self.model.config.hidden_size)
         full_b, part_b = cached.full_B.nonzero().squeeze(1), (~cached.full_B).nonzero().squeeze(1)
+        number_B = torch.empty(B, dtype=torch.int64, device=self.device)
+        for rows_b in (full_b, part_b):
+            number_B[rows_b] = torch.arange(len(rows_b), device=self.device)
+        is_full_N = cached.full_B[row_N]
         if len(full_b):
-            hidden_BSD[full_b] = self._hidden_states(inputs.rows(full_b), PassKeys(cached.cache, full_b, None))
+            hidden_ND[is_full_N] = self._hidden_states(
+                inputs.rows(full_b),
+                number_B[row_N[is_full_N]],
+                slot_N[is_full_N],
+                PassKeys(cached.cache, full_b, None),
+            )
         if len(part_b):
             is_fresh_BS = torch.zeros(B, S, dtype=torch.bool, device=self.device)
             is_fresh_BS[:, S - L :] = cached.fresh_BL
             is_fresh_BS[row_N, slot_N] = True
-            slot_bQ, mine = fresh_slots(is_fresh_BS[part_b]), inputs.rows(part_b)
+            is_fresh_bS = is_fresh_BS[part_b]
+            slot_bQ, mine = fresh_slots(is_fresh_bS), inputs.rows(part_b)
             # All real tokens of the row are attended to; slots beyond the longest prompt were never written.
             mask_bT = F.pad(mine.mask_BS.bool(), (num_slots - S, 0))
             out = self.model.model(
@@ -128,8 +155,10 @@ class BackboneDLLM:
                 position_ids=mine.position_BS.gather(1, slot_bQ),
                 past_key_values=PassKeys(cached.cache, part_b, slot_bQ + (num_slots - S)),
             )
-            hidden_BSD[part_b.unsqueeze(1), slot_bQ] = out.last_hidden_state
-        return hidden_BSD
+            place_bS = is_fresh_bS.cumsum(1) - 1
+            row_n, slot_n = number_B[row_N[~is_full_N]], slot_N[~is_full_N]
+            hidden_ND[~is_full_N] = out.last_hidden_state[row_n, place_bS[row_n, slot_n]]
+        return hidden_ND
 
     def _shadows(self, inputs: Inputs, shadow_BL: Tensor) -> Shadows:
         if self.is_shifted:

@@ -173,6 +173,28 @@ def test_positions_come_out_in_row_major_order():
     torch.testing.assert_close(some, everywhere[wanted], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("is_shifted", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("num_padded", [0, 4])
+def test_the_last_block_of_wanted_positions_is_that_of_all(num_padded, num_layers, is_shifted):
+    model = random_llama(seed=0, num_layers=num_layers, is_shifted=is_shifted)
+    generator = torch.Generator().manual_seed(2)
+    prompt, canvas = (torch.randint(3, 20, (3, length), generator=generator) for length in (6, 12))
+    lengths = torch.tensor([6, 6 - num_padded, 5 if num_padded else 6])
+    wanted = torch.rand(3, 12, generator=generator) < torch.tensor([[0.2], [0.8], [0.0]])
+    got = model.predict(prompt, lengths, canvas, wanted, num_confidences=3, with_hidden=True)
+    expected = []
+    for row, length in enumerate(lengths.tolist()):
+        # The whole row through transformers' own code.
+        logits = model.raw_logits(torch.cat([prompt[row, 6 - length :], canvas[row]]))
+        for position in wanted[row].nonzero().flatten().tolist():
+            expected.append(logits[length + position - int(is_shifted)])
+    again = reduce_logits(torch.stack(expected), MASK_ID, Reduction(3))
+    torch.testing.assert_close(got.confidences_NK, again.confidences_NK, atol=1e-12, rtol=0)
+    torch.testing.assert_close(got.log_odds_N, again.log_odds_N, atol=1e-9, rtol=0)
+    assert torch.equal(got.token_ids_N, again.token_ids_N)
+
+
 def test_every_token_attends_to_every_other():
     model = random_llama(seed=0)
     prompt, length = torch.tensor([[5, 6, 7]]), torch.tensor([3])

@@ -60,8 +60,6 @@ def test_a_model_whose_confidences_are_no_numbers_is_refused(dtype: torch.dtype)
 def test_a_causal_model_is_refused() -> None:
     model = random_llama(seed=0)
     check_sight(model)
-    for layer in model.model.model.layers:
-        layer.self_attn.is_causal = True
     model.model.config.is_causal = True
     with pytest.raises(ModelError, match="'sight' failed"):
         check_sight(model)

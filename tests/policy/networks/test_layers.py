@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.networks.layers import AdaptiveBlock, rotate, time_embedding
+from policy.networks.layers import AdaptiveBlock, attend, rotate, rotations, time_embedding
 
 
 def bfloat16(value: float) -> float:
@@ -49,19 +49,23 @@ def test_the_default_embedding_tells_neighbouring_steps_of_a_long_canvas_apart()
 
 def naive_rotate(x: list[float], position: int) -> list[float]:
     size = len(x)
-    first, second = [], []
+    turned = []
     for j in range(size // 2):
         angle = position * 10_000.0 ** (-2 * j / size)
-        first.append(x[2 * j] * math.cos(angle) - x[2 * j + 1] * math.sin(angle))
-        second.append(x[2 * j] * math.sin(angle) + x[2 * j + 1] * math.cos(angle))
-    return first + second
+        turned.append(x[2 * j] * math.cos(angle) - x[2 * j + 1] * math.sin(angle))
+        turned.append(x[2 * j] * math.sin(angle) + x[2 * j + 1] * math.cos(angle))
+    return turned
 
 
-def test_rotation_pairs_even_with_odd_and_returns_the_two_halves() -> None:
-    x = torch.randn(1, 1, 20, 8, generator=torch.Generator().manual_seed(0))
-    got = rotate(x)[0, 0]
+def rotated(x_LD: torch.Tensor) -> torch.Tensor:
+    return rotate(x_LD, rotations(*x_LD.shape, x_LD.dtype, x_LD.device))
+
+
+def test_rotation_turns_pairs_of_even_and_odd() -> None:
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    got = rotated(x)
     for position in range(20):
-        assert got[position].tolist() == pytest.approx(naive_rotate(x[0, 0, position].tolist(), position), abs=1e-5)
+        assert got[position].tolist() == pytest.approx(naive_rotate(x[position].tolist(), position), abs=1e-5)
 
 
 @given(st.integers(0, 1000), st.integers(1, 30))
@@ -69,13 +73,17 @@ def test_scores_depend_on_the_distance_of_positions_alone(seed: int, shift: int)
     generator = torch.Generator().manual_seed(seed)
     query, key = torch.randn(2, 8, generator=generator, dtype=torch.float64)
     length = 40
-    rotated_query = rotate(query.expand(1, 1, length, 8))[0, 0]
-    rotated_key = rotate(key.expand(1, 1, length, 8))[0, 0]
+    rotated_query = rotated(query.expand(length, 8))
+    rotated_key = rotated(key.expand(length, 8))
     score = rotated_query @ rotated_key.T
     assert torch.allclose(score[shift:, shift:], score[:-shift, :-shift], atol=1e-4)
     assert torch.allclose(score.diagonal(), (query @ key).expand(length), atol=1e-4)
     # ... and on the distance they do depend.
     assert float((score[0] - score[0, 0]).abs().max()) > 1e-3
+
+
+def self_attention(block: AdaptiveBlock, h: torch.Tensor) -> torch.Tensor:
+    return block.out_proj(attend(block.q_proj(h), block.k_proj(h), block.v_proj(h), num_heads=block.num_heads))
 
 
 def test_a_zeroed_conditioning_leaves_a_standard_pre_norm_block() -> None:
@@ -84,7 +92,7 @@ def test_a_zeroed_conditioning_leaves_a_standard_pre_norm_block() -> None:
     torch.nn.init.zeros_(block.ada_conditioning.weight)
     torch.nn.init.zeros_(block.ada_conditioning.bias)
     x, condition, state = torch.randn(2, 5, 8), torch.randn(2, 3, 8), torch.randint(3, (2, 5))
-    middle = x + block._attention(block.norm1(x))
+    middle = x + self_attention(block, block.norm1(x))
     hidden = torch.nn.functional.gelu(block.linear1(block.norm2(middle)))
     assert torch.equal(block(x, condition, state), middle + block.linear2(hidden))
     assert not torch.equal(block(x, condition, state), x)
@@ -97,6 +105,6 @@ def test_each_position_is_conditioned_on_its_own_rows_state() -> None:
     condition, state = torch.randn(3, 2, 8, dtype=torch.float64), torch.randint(2, (3, 5))
     ada = torch.stack([block.ada_conditioning(condition[row, state[row]]) for row in range(3)])
     scale1, shift1, gate1, scale2, shift2, gate2 = ada.chunk(6, -1)
-    middle = x + (1 + gate1) * block._attention(block.norm1(x) * (1 + scale1) + shift1)
+    middle = x + (1 + gate1) * self_attention(block, block.norm1(x) * (1 + scale1) + shift1)
     hidden = torch.nn.functional.gelu(block.linear1(block.norm2(middle) * (1 + scale2) + shift2))
     torch.testing.assert_close(block(x, condition, state), middle + (1 + gate2) * block.linear2(hidden))

@@ -10,7 +10,7 @@ from cluster.errors import ExitCode
 from rollout_workers.models.tiny.pretrain import Pretraining, Recipe
 from tests.integration.test_training_run import outcome, train
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 UNTRAINED = Recipe(hidden_size=16, num_heads=2, num_layers=1, feed_forward_size=16)
 MIXTURE = "task={arithmetic: 1, sudoku@second: 1, arithmetic@second: 2}"
@@ -28,7 +28,6 @@ def mixture(folder: Path, num_workers: int) -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_any_number_of_actors_gives_the_same_result(ray_local: None, tmp_path: Path) -> None:
     assert outcome(mixture(tmp_path, 1)) == outcome(mixture(tmp_path, 2))
 

@@ -11,7 +11,7 @@ from cluster.errors import ExitCode
 from learner.main import main
 from tests.fakes.real_size import write_data, write_llada_of_real_vocabulary
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_gsm8k_and_kodcode_with_llada(ray_local: None, tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def num_lines(path: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
-def test_one_actor_that_stops_and_resumes_gives_the_result_of_two(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_on_disk_that_stops_and_resumes_gives_the_same_result(undisturbed: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert train(path, ONE_ACTOR, should_stop=lambda: num_lines(path) >= 3) == ExitCode.RESUMABLE
     assert num_lines(path) == 3
@@ -129,7 +130,7 @@ def test_actors_that_are_killed_change_nothing(undisturbed: Path, tmp_path: Path
     assert outcome(path) == outcome(undisturbed)
 
 
-def test_a_run_in_s3_that_is_stopped_and_goes_on_gives_the_same_result(
+def test_one_actor_in_s3_that_stops_and_resumes_gives_the_result_of_two(
     undisturbed: Path, s3_server: S3Server, tmp_path: Path
 ) -> None:
     settings = (

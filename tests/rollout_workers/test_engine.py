@@ -26,7 +26,7 @@ from tests.fakes.policies import lively_policy
 
 LENGTH = 12
 BLOCKS = (1, 2, 3, 4, 6, 12)
-quick = settings(max_examples=30, deadline=None, derandomize=True)
+quick = settings(max_examples=settings.default.max_examples // 3, derandomize=True)
 
 
 def make_sequence(prompt: list[int], canvas: list[int], block: int, key: int = 0, limit: int | None = None) -> Sequence:

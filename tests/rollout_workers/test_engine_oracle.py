@@ -149,31 +149,27 @@ def random_mixes(
 
 
 def test_hundreds_of_mixes_of_an_exact_model():
-    mixes = random_mixes(random.Random(1), num=51, max_rows=12, length=12)
+    mixes = random_mixes(random.Random(1), num=51, max_rows=6, length=12)
     seen = check_mixes(HashModel(), mixes, slots=SLOTS, seed=2)
-    assert seen["rows"] > 1000
-    assert min(seen["clean"], seen["eos_stop"], seen["step_limit"]) > 30
+    assert seen["rows"] > 600
+    assert min(seen["clean"], seen["eos_stop"], seen["step_limit"]) > 20
     assert seen["near_tie"] < 0.02 * seen["rows"]
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_mixes_of_a_real_llama(seed):
-    mixes = random_mixes(random.Random(10 + seed), num=34, max_rows=4, length=12)
+    mixes = random_mixes(random.Random(10 + seed), num=len(SAMPLERS), max_rows=6, length=12)
     seen = check_mixes(random_llama(seed=seed), mixes, slots=SLOTS, seed=seed)
     assert seen["rows"] > 200
     assert seen["near_tie"] < 0.02 * seen["rows"]
 
 
 def task_rows(*, seed: int) -> list[Row]:
-    """Problems of all tasks on one canvas length, at several blocks."""
+    """Problems of three of five kinds on one canvas length, at several blocks."""
     rng, tokenizer, rows = random.Random(seed), load_tokenizer("tiny"), []
-    for name, block in (
-        ("arithmetic", 48),
-        ("arithmetic", 8),
-        ("sudoku", 12),
-        ("sudoku_infill", 24),
-        ("sudoku_infill", 6),
-    ):
+    kinds = [("arithmetic", 48), ("arithmetic", 8), ("sudoku", 12), ("sudoku_infill", 24), ("sudoku_infill", 6)]
+    for place in range(3):
+        name, block = kinds[(seed + place) % len(kinds)]
         example = make_task(name).example(Split.TEST, rng.randrange(10_000))
         key = rng.getrandbits(62)
         sequence = pose(example, tokenizer, canvas_length=48, block_length=block, key=key)
@@ -195,14 +191,14 @@ def test_the_shipped_model_in_float64():
         for number, mixed in enumerate(TINY_SAMPLERS)
     ]
     seen = check_mixes(model, mixes, slots=(3,), seed=3)
-    assert seen["rows"] >= 0.9 * 4 * len(mixes)
+    assert seen["rows"] >= 0.9 * 3 * len(mixes)
 
 
 def test_the_shipped_model_in_float32_but_for_near_ties():
     model = load_model("tiny", dtype="float32")
     num_rows = num_near = num_equal = 0
     for number, mixed in enumerate(TINY_SAMPLERS):
-        rows = task_rows(seed=100 + number)[1:]
+        rows = task_rows(seed=100 + number)
         expected = [decode_row(model, mixed.sampler, row) for row in rows]
         decoded = engine_results(model, mixed, rows, num_slots=8, temperature=0.0, eos="full")
         for sequence, outcome in zip(decoded.sequences, expected, strict=True):

@@ -25,16 +25,16 @@ def groups(num_groups: int, size: int, *, length: int = 12) -> list[Sequence]:
     return rows
 
 
-@pytest.mark.parametrize("num_slots", [1, 3, 8, 64])
+@pytest.mark.parametrize("num_slots", [1, 3, 64])
 def test_a_group_decodes_as_its_samples_do_alone(num_slots):
     model, unmasker = SpyModel(random_llama(seed=1)), lively_policy(seed=2, initial_logit=-1.0)
-    rows = groups(5, 4)
+    rows = groups(3, 4)
     decoded = Engine(model, unmasker, num_slots=num_slots).decode(rows, record=True)
-    assert decoded.stats.num_shared_first_passes == 5 * 3
+    assert decoded.stats.num_shared_first_passes == 3 * 3
     computed = sum(len(call.canvas_BL) for call in model.calls)
-    assert computed == decoded.stats.num_row_forwards - 5 * 3
+    assert computed == decoded.stats.num_row_forwards - 3 * 3
     assert decoded.stats.num_row_forwards == sum(row.nfe for row in rows), "a shared pass is one of each row's"
-    for row in groups(5, 4):
+    for row in groups(3, 4):
         alone = Engine(model, unmasker).decode([row]).sequences[0]
         mine = next(each for each in rows if each.key == row.key)
         if not mine.num_near_ties:

@@ -13,12 +13,18 @@ from cluster.errors import DeadlineExceeded, UserError
 
 _POLL_S = 1.0
 _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+_CLUSTER_VARIABLE = "RAY_ADDRESS"
+"""Set in every job: its cluster knows where its Jobs API is."""
 
 
 def job_client(address: str | None) -> JobSubmissionClient:
-    """A client of the Jobs API at `address` or in RAY_API_SERVER_ADDRESS; UserError when nothing answers there."""
-    address = address or os.environ.get(_ADDRESS_VARIABLE)
-    allowed = f"allowed: the address of a cluster's Jobs API (http://HOST:8265), or the variable {_ADDRESS_VARIABLE}"
+    """A client of the Jobs API at `address`, in RAY_API_SERVER_ADDRESS or of the cluster in RAY_ADDRESS.
+
+    Raises UserError when nothing answers there.
+    """
+    address = address or os.environ.get(_ADDRESS_VARIABLE) or os.environ.get(_CLUSTER_VARIABLE)
+    variables = f"the variable {_ADDRESS_VARIABLE} or {_CLUSTER_VARIABLE}"
+    allowed = f"allowed: the address of a cluster's Jobs API (http://HOST:8265), or {variables}"
     if not address:
         raise UserError(f"there is no address to submit jobs to; {allowed}")
     try:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import ray
+
 from cluster.config import to_dict
 from cluster.errors import ExitCode
 from cluster.jobs import job_client, submit_once, wait_for_job
@@ -54,9 +56,13 @@ def submit_checkpoint(run_dir: str, step: int, *, address: str | None) -> str:
 
 
 def _inherited() -> dict[str, object]:
-    """A job finds the packages where this process does."""
+    """A job finds the packages where this process does: in the working directory of its own job, or on its path."""
+    own = ray.get_runtime_context().runtime_env if ray.is_initialized() else {}
+    inherited: dict[str, object] = {name: own[name] for name in ("working_dir", "env_vars") if own.get(name)}
     path = os.environ.get("PYTHONPATH")
-    return {"env_vars": {"PYTHONPATH": path}} if path else {}
+    if path and not inherited:
+        inherited["env_vars"] = {"PYTHONPATH": path}
+    return inherited
 
 
 def _show(text: str) -> None:

@@ -67,7 +67,8 @@ def test_a_wait_has_a_deadline_that_names_the_job():
 
 @pytest.mark.parametrize("address", [None, "http://127.0.0.1:9"])
 def test_a_missing_or_dead_address_is_one_line(address, monkeypatch):
-    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="allowed: the address of a cluster's Jobs API") as caught:
         job_client(address)
     assert "\n" not in str(caught.value)

@@ -75,7 +75,7 @@ def training(path: Path, num_steps: int) -> list[str]:
 
 def test_from_a_checkout(head, tmp_path):
     run = tmp_path / "run"
-    submit(head, "from-checkout", *training(run, 2), working_dir=".")
+    submit(head, "from-checkout", *training(run, 2), "evaluation.job_every=2", working_dir=".")
     text = logs(head, "from-checkout")
     job = info(head, "from-checkout")
     assert (job["status"], job["metadata"]["run"]) == ("SUCCEEDED", "from-checkout"), text
@@ -84,6 +84,11 @@ def test_from_a_checkout(head, tmp_path):
     assert not [line for line in lines if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", line)], "control characters"
     assert [line["step"] for line in read_jsonl(run / "metrics.jsonl")] == [0, 1, 2]
     assert (run / "evaluation" / "summary.csv").is_file()
+    # The learner submitted an evaluation as a job of its own, which runs on the same checkout.
+    (evaluation,) = re.findall(r"evaluation of update 2 submitted as job (\S+)", text)
+    until(lambda: info(head, evaluation)["status"] in ("SUCCEEDED", "FAILED", "STOPPED"), "the evaluation's end")
+    assert info(head, evaluation)["status"] == "SUCCEEDED", logs(head, evaluation)
+    assert (run / "jobs" / "step-000002" / "summary.csv").is_file()
 
 
 def test_installed_watched_stopped_and_resumed(head, server, tmp_path):

@@ -38,7 +38,7 @@ class EvaluationConfig:
         help="updates between evaluations of the newest checkpoint as Ray jobs beside the training; 0: none",
         minimum=0,
     )
-    job_address: str | None = setting(None, help="Jobs API for them (http://HOST:8265); null: RAY_API_SERVER_ADDRESS")
+    job_address: str | None = setting(None, help="Jobs API for them (http://HOST:8265); null: of this cluster")
 
     def validate(self, where: str) -> None:
         if not self.seeds:

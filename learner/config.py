@@ -210,11 +210,6 @@ class RunConfig:
                 f"config key '{prefix}evaluation.job_every' is {self.evaluation.job_every}; "
                 f"allowed: a multiple of checkpoint.every = {self.checkpoint.every}"
             )
-        if self.learner.prompts_per_step % self.rollout.lease_groups:
-            raise UserError(
-                f"config key '{prefix}rollout.lease_groups' is {self.rollout.lease_groups}; "
-                f"allowed: a divisor of learner.prompts_per_step = {self.learner.prompts_per_step}"
-            )
 
     @property
     def task_weights(self) -> dict[str, float]:

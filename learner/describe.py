@@ -30,10 +30,12 @@ def derived_arithmetic(config: RunConfig) -> str:
 
 def _leases(config: RunConfig) -> str:
     """Of the policy, and of the experts; each of several models may have one more that is not full."""
-    learner, more = config.learner, len(config.model_configs) - 1
-    rows = config.rollout.lease_groups * learner.group_size
+    learner, rollout, more = config.learner, config.rollout, len(config.model_configs) - 1
+    rows = rollout.lease_groups * learner.group_size
     at_most = "at most " if more else ""
-    own = f"{at_most}{learner.prompts_per_step // config.rollout.lease_groups + more} of {rows} rows"
+    own = f"{at_most}{-(-learner.prompts_per_step // rollout.lease_groups) + more} of {rows} rows"
+    if rollout.taper_leases:
+        own += ", the last in ever smaller parts"
     if not learner.steering.parameters:
         return own
     return f"{own}, and {len(learner.steering.parameters)} x {-(-learner.prompts_per_step // rows) + more} of experts"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from learner.config import RunConfig
 from policy.behaviour import Behaviour
-from rollout_workers.hosting import in_parts
+from rollout_workers.hosting import in_parts, in_tapering_parts
 from rollout_workers.lease import ExpertSpec, GroupRequest, Lease, UnmaskerSpec
 from rollout_workers.tasks import Split
 from rollout_workers.tasks.stream import Pick
@@ -25,14 +25,6 @@ class LeasePlan:
         self._block_length = block_length
         learner = config.learner
         self._rows_per_lease = config.rollout.lease_groups * learner.group_size
-
-    @property
-    def max_leases_per_step(self) -> int:
-        """Of any update of the run, at most."""
-        learner = self._config.learner
-        experts = len(learner.steering.parameters) * self._num_leases(1)
-        imitation = self._num_leases(learner.imitation.group_size) if learner.imitation.num_steps else 0
-        return max(self._num_leases(learner.group_size) + experts, imitation)
 
     def imitates(self, step: int) -> bool:
         """Whether the update after `step` updates is supervised."""
@@ -82,17 +74,13 @@ class LeasePlan:
     def _groups_per_lease(self, size: int) -> int:
         return max(1, self._rows_per_lease // size)
 
-    def _num_leases(self, size: int) -> int:
-        """At most: of several models, each may have one lease that is not full."""
-        full = -(-self._config.learner.prompts_per_step // self._groups_per_lease(size))
-        return full + len(self._config.model_configs) - 1
-
     def _split(
         self, groups: list[GroupRequest], size: int, expert: ExpertSpec | None, step: int, first_lease: int
     ) -> list[Lease]:
-        """Leases of about the same number of rows, each for one model."""
+        """Leases of about so many rows, each for one model."""
         spec = UnmaskerSpec(weight_version=step, expert=expert)
-        parts = in_parts(groups, self._groups_per_lease(size))
+        split = in_tapering_parts if self._config.rollout.taper_leases else in_parts
+        parts = split(groups, self._groups_per_lease(size))
         return [
             Lease(number, self._config.seed, spec, part, self._block_length, record=True, alpha=self.alpha(step))
             for number, part in enumerate(parts, start=first_lease)

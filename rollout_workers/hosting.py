@@ -51,6 +51,19 @@ def in_parts(items: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
     return [tuple(mine[start : start + size]) for mine in by_model(items) for start in range(0, len(mine), size)]
 
 
+def in_tapering_parts(items: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
+    """The same, but of each model the last `size` items come in ever smaller parts: few actors that take many end together."""
+    parts: list[tuple[Item, ...]] = []
+    for mine in by_model(items):
+        start = 0
+        while start < len(mine):
+            left = len(mine) - start
+            take = size if left > size else (left + 1) // 2
+            parts.append(tuple(mine[start : start + take]))
+            start += take
+    return parts
+
+
 def spread(models: Sequence[str], num_actors: int) -> list[tuple[str, ...]]:
     """The models that each actor hosts: one each, in turn; with fewer actors than models some host several."""
     if num_actors >= len(models):

@@ -40,10 +40,15 @@ STEERING = {"parameters": [0.9, 0.7], "block_length": 4}
 
 def test_plain_groups_are_split_over_leases_and_numbered_from_the_cursor() -> None:
     found = leases()
-    assert [lease.id for lease in found] == [0, 1]
+    assert [(lease.id, len(lease.groups)) for lease in found] == [(0, 2), (1, 2)]
     assert [group.group for lease in found for group in lease.groups] == [40, 41, 42, 43]
     assert all(lease.unmasker.expert is None and lease.weight_version == 6 and lease.record for lease in found)
-    assert len(found) == plan().max_leases_per_step
+
+
+def test_leases_may_taper_off() -> None:
+    settings = {"learner": {"prompts_per_step": 4}, "rollout": {"lease_groups": 2, "taper_leases": True}}
+    found = LeasePlan(build(RunConfig, settings), block_length=12).leases(PICKS, first_group=0, step=0)
+    assert [(lease.id, len(lease.groups)) for lease in found] == [(0, 2), (1, 1), (2, 1)]
 
 
 @pytest.mark.parametrize("steering", [{}, STEERING])
@@ -69,7 +74,6 @@ def test_every_group_gets_one_member_from_each_expert() -> None:
         assert (expert.block_length, expert.behaviour.policy_share) == (4, 3 / 5)
         assert lease.block_length == 12
     assert [lease.id for lease in found] == list(range(len(found)))
-    assert len(found) <= plan(steering=STEERING).max_leases_per_step
 
 
 def test_the_problems_of_experts_are_those_of_their_groups() -> None:
@@ -117,4 +121,3 @@ def test_a_lease_has_one_model_and_all_groups_are_posed(steering: dict[str, Any]
     assert all(len({group.task for group in lease.groups}) == 1 for lease in found)
     own = [group for lease in found if lease.unmasker.expert is None for group in lease.groups]
     assert {(group.group, group.task) for group in own} == {(n, pick.task) for n, pick in enumerate(MIXED_PICKS)}
-    assert len(found) <= mixed.max_leases_per_step

@@ -108,8 +108,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("reward.alpha=-1", "'reward.alpha' is -1 (int)", "a number >= 0.0"),
         ("decode.eos=early", "'decode.eos' is 'early' (str)", "'full', 'stop'"),
         ("evaluation.seeds=[]", "'evaluation.seeds' is []", "at least one seed"),
-        ("rollout.lease_groups=3", "'rollout.lease_groups' is 3", "a divisor of learner.prompts_per_step = 32"),
-        ("learner.prompts_per_step=5", "'rollout.lease_groups' is 2", "a divisor of learner.prompts_per_step = 5"),
+        ("rollout.lease_groups=0", "'rollout.lease_groups' is 0", ">= 1"),
     ],
 )
 def test_a_mistaken_override_is_quoted_with_what_is_allowed(override: str, quoted: str, allowed: str) -> None:
@@ -140,13 +139,20 @@ def test_every_result_neutral_key_exists() -> None:
 
 
 def test_a_dry_run_prints_the_resolved_whole_with_derived_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["tiny", "learner.prompts_per_step=6", "learner.group_size=4", "learner.num_steps=5", "seed=3"]
+    arguments = [
+        "tiny",
+        "rollout.lease_groups=2",
+        "learner.prompts_per_step=6",
+        "learner.group_size=4",
+        "learner.num_steps=5",
+        "seed=3",
+    ]
     assert main([*arguments, "--dry-run"]) == ExitCode.FINISHED
     output = capsys.readouterr().out
     assert build(RunConfig, yaml.safe_load(output)) == resolve(arguments)
     derived = output.partition("# derived:")[2]
     assert "6 prompts x 4 samples = 24" in derived
-    assert "leases per update: 3 of 8 rows" in derived
+    assert "leases per update: 3 of 8 rows, the last in ever smaller parts, over 2" in derived
     assert "5 updates x 2 iterations = 10" in derived
     assert "training prompts: 30, rows: 120" in derived
 
@@ -154,6 +160,8 @@ def test_a_dry_run_prints_the_resolved_whole_with_derived_numbers(capsys: pytest
 def test_derived_numbers_count_experts_and_imitated_rows(capsys: pytest.CaptureFixture[str]) -> None:
     experts = ("learner.steering.parameters=[0.9, 0.7]", "learner.steering.block_length=16", "learner.clip_high=0.2")
     sizes = (
+        "rollout.lease_groups=2",
+        "rollout.taper_leases=false",
         "learner.prompts_per_step=6",
         "learner.group_size=4",
         "learner.num_steps=5",

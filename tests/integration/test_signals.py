@@ -15,10 +15,10 @@ from cluster.errors import ExitCode
 from tests.fakes.processes import processes_with
 from tests.integration.test_training_run import ONE_ACTOR, SMALL
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint_and_a_resumable_exit_code(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run"
     command = [

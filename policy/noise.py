@@ -8,6 +8,7 @@ Shapes: `B` rows, `L` positions.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from enum import IntEnum
 
@@ -45,6 +46,12 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+@functools.lru_cache(maxsize=16)
+def _position_words(num: int, device: torch.device) -> Tensor:
+    """`[num]` int64, the part of the counter that names the position."""
+    return torch.tensor(_GOLDEN, device=device) * (torch.arange(num, device=device) + 1)
+
+
 def uniforms(keys_B: Tensor, steps_B: Tensor, num_positions: int, stream: Stream) -> Tensor:
     """Uniform float32 noise in the open interval (0, 1).
 
@@ -59,6 +66,6 @@ def uniforms(keys_B: Tensor, steps_B: Tensor, num_positions: int, stream: Stream
     """
     golden = torch.tensor(_GOLDEN, device=keys_B.device)  # a tensor, so that products wrap instead of overflowing
     row_B = _mix(_mix(keys_B + golden * int(stream)) + golden * (steps_B + 1))
-    position_L = golden * (torch.arange(num_positions, device=keys_B.device) + 1)
+    position_L = _position_words(num_positions, keys_B.device)
     bits_BL = _shift_right(_mix(row_B.unsqueeze(1) + position_L), 64 - _UNIFORM_BITS)
     return (bits_BL.float() + 0.5).mul_(2.0**-_UNIFORM_BITS)

@@ -17,7 +17,7 @@ from policy.trajectory import TrajectoryBatch, TrajectoryRow
 from policy.unmasker import Unmasker
 from rollout_workers.caching import NO_CACHE, CacheSettings
 from rollout_workers.config import DecodeConfig
-from rollout_workers.engine import Engine, EosPolicy
+from rollout_workers.engine import SCHEDULING, Engine, EosPolicy
 from rollout_workers.grader import GRADING, LeaseGrader
 from rollout_workers.lease import Lease, LeaseSummary, RowTrace
 from rollout_workers.models.backoff import BackingOff
@@ -138,7 +138,8 @@ class Rollout:
         assert not lease.record or getattr(unmasker, "is_training", True), "only decisions of training are recorded"
         settings = self._settings
         canvas_length = lease.canvas_length or settings.canvas_length
-        examples, sequences = self._rows(lease, canvas_length)
+        with self._clock.state(SCHEDULING):
+            examples, sequences = self._rows(lease, canvas_length)
         traced = {group.group for group in lease.groups if group.trace}
         tracer = Tracer([sequence for sequence in sequences if sequence.group in traced]) if traced else None
         engine = Engine(
@@ -192,6 +193,14 @@ class Rollout:
             example = self._tasks[request.task].example(request.split, request.index)
             # A task that two models decode poses each of them the same examples, which must not share their noise.
             example = replace(example, id=f"{request.task}/{request.split}/{request.index}")
+            posed = pose(
+                example,
+                self._tokenizer,
+                canvas_length=canvas_length,
+                block_length=lease.block_length,
+                key=0,
+                group=request.group,
+            )
             for sample in range(request.first_sample, request.first_sample + request.num_samples):
                 key = row_key(
                     run_seed=lease.run_seed,
@@ -200,17 +209,7 @@ class Rollout:
                     weight_version=lease.weight_version,
                 )
                 examples.append(example)
-                sequences.append(
-                    pose(
-                        example,
-                        self._tokenizer,
-                        canvas_length=canvas_length,
-                        block_length=lease.block_length,
-                        key=key,
-                        group=request.group,
-                        sample=sample,
-                    )
-                )
+                sequences.append(replace(posed, key=key, sample=sample))
         return examples, sequences
 
 

@@ -30,12 +30,17 @@ def time_embedding(time_N: Tensor, size: int, *, legacy: bool) -> Tensor:
     if legacy:
         angles_NE = time_N.unsqueeze(1).expand(-1, half)
     else:
-        frequency_E = torch.exp(-math.log(ROPE_BASE) * torch.arange(half, device=time_N.device) / half)
-        angles_NE = time_N.unsqueeze(1) * TIME_SCALE * frequency_E
+        angles_NE = time_N.unsqueeze(1) * TIME_SCALE * _frequencies(half, time_N.device)
     embedding_NE = torch.cat([angles_NE.cos(), angles_NE.sin()], 1)
     if legacy:
         embedding_NE = embedding_NE.to(torch.bfloat16).to(time_N.dtype)
     return embedding_NE.unsqueeze(1)
+
+
+@functools.lru_cache(maxsize=16)
+def _frequencies(num: int, device: torch.device) -> Tensor:
+    """`[num]`, from 1 down."""
+    return torch.exp(-math.log(ROPE_BASE) * torch.arange(num, device=device) / num)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from policy.candidates import most_confident
 from policy.config import PolicyConfig
 from policy.distributions import (
+    ARGMAX,
     Bernoulli,
     BernoulliArgmax,
     Categorical,
@@ -88,7 +90,17 @@ class LearnedUnmasker:
             log_prob_B=self.distribution.log_prob(logits_BL, open_BL, outcome_BL),
             num_near_ties_B=near_B,
             rank_BL=outcome_BL if self.distribution.is_ordered else None,
+            argmax_BL=sole_argmax(self.distribution, logits_BL, open_BL, outcome_BL),
         )
+
+
+def sole_argmax(
+    distribution: SetDistribution, logits_NL: Tensor, open_NL: Tensor, committed_NL: Tensor
+) -> Tensor | None:
+    """`[N, L]` bool as `Decision.argmax_BL`; None of distributions whose likelihood does not ask for it."""
+    if not isinstance(distribution, BernoulliArgmax):
+        return None
+    return distribution.marked(logits_NL, open_NL, committed_NL) == ARGMAX
 
 
 def open_positions(config: PolicyConfig, eligible_NL: Tensor, confidences_NLK: Tensor) -> Tensor:
@@ -110,7 +122,9 @@ def step_logits(network: PolicyNetwork, steps: PackedSteps) -> tuple[Tensor, Ten
 
 
 def recorded_outcome(network: PolicyNetwork, distribution: SetDistribution, steps: PackedSteps) -> Tensor:
-    """`[N, L]` what was decided, as the distribution gives it: ranks of an ordered one, else a bool mask."""
+    """`[N, L]` what was decided, as the distribution gives it: ranks of an ordered one, marks or a bool mask of others."""
+    if isinstance(distribution, BernoulliArgmax):
+        return _on(network, np.where(steps.argmax_NL, np.uint8(ARGMAX), steps.committed_NL.astype(np.uint8)))
     if not distribution.is_ordered:
         return _on(network, steps.committed_NL)
     assert steps.rank_NL is not None, "decisions of an ordered distribution are recorded with their order"

@@ -34,7 +34,10 @@ def pack_step(observation: Observation, decision: Decision) -> PackedSteps:
     return PackedSteps(
         _array(observation.confidences_BLK),
         PackedSteps.pack_flags(
-            _array(observation.masked_BL), _array(observation.eligible_BL), _array(decision.commit_BL)
+            _array(observation.masked_BL),
+            _array(observation.eligible_BL),
+            _array(decision.commit_BL),
+            None if decision.argmax_BL is None else _array(decision.argmax_BL),
         ),
         _array(observation.time_B),
         _array(decision.log_prob_B.float()),

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from policy.behaviour import Behaviour
 from policy.distributions import Bernoulli, SetDistribution
-from policy.learned import LearnedUnmasker
+from policy.learned import LearnedUnmasker, sole_argmax
 from policy.observation import Observation, leading_block
 from policy.unmasker import Decision, Unmasker
 
@@ -79,4 +79,5 @@ class ExpertUnmasker:
         log_prob_B = expert_log_prob(
             self._learned.distribution, logits_BL, open_BL, decision.commit_BL, self._behaviour
         )
-        return replace(decision, log_prob_B=log_prob_B)
+        argmax_BL = sole_argmax(self._learned.distribution, logits_BL, open_BL, decision.commit_BL)
+        return replace(decision, log_prob_B=log_prob_B, argmax_BL=argmax_BL)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 SCHEMA = 2
 
-_MASKED, _ELIGIBLE, _COMMITTED = 1, 2, 4
+_MASKED, _ELIGIBLE, _COMMITTED, _ARGMAX = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class PackedSteps:
 
     confidences_NLK: NDArray[np.float32]
     flags_NL: NDArray[np.uint8]
-    """Bits: masked, eligible, committed."""
+    """Bits: masked, eligible, committed, committed alone as the most likely position."""
     time_N: NDArray[np.float32]
     log_prob_N: NDArray[np.float32]
     """Behaviour log-probability of each decision."""
@@ -37,10 +37,14 @@ class PackedSteps:
 
     @staticmethod
     def pack_flags(
-        masked: NDArray[np.bool_], eligible: NDArray[np.bool_], committed: NDArray[np.bool_]
+        masked: NDArray[np.bool_],
+        eligible: NDArray[np.bool_],
+        committed: NDArray[np.bool_],
+        argmax: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.uint8]:
-        """The three masks of each position as one byte."""
-        return (masked * _MASKED + eligible * _ELIGIBLE + committed * _COMMITTED).astype(np.uint8)
+        """The masks of each position as one byte."""
+        flags = masked * _MASKED + eligible * _ELIGIBLE + committed * _COMMITTED
+        return (flags if argmax is None else flags + argmax * _ARGMAX).astype(np.uint8)
 
     @property
     def masked_NL(self) -> NDArray[np.bool_]:
@@ -53,6 +57,10 @@ class PackedSteps:
     @property
     def committed_NL(self) -> NDArray[np.bool_]:
         return (self.flags_NL & _COMMITTED) != 0
+
+    @property
+    def argmax_NL(self) -> NDArray[np.bool_]:
+        return (self.flags_NL & _ARGMAX) != 0
 
     def __len__(self) -> int:
         return len(self.time_N)

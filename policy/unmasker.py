@@ -36,6 +36,8 @@ class Decision:
     """int64: comparisons within `NEAR_TIE` of going the other way; such a row may decode otherwise in another batch."""
     rank_BL: Tensor | None = None
     """int16 order of choice, from 1 and 0 where nothing is committed: of distributions whose likelihood knows the order."""
+    argmax_BL: Tensor | None = None
+    """bool, positions that are committed alone and were the most likely ones: of distributions whose likelihood asks for it."""
     remask_BL: Tensor | None = None
     """bool, committed positions to mask again (samplers that revise)."""
     token_ids_BL: Tensor | None = None

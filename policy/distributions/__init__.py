@@ -6,13 +6,14 @@ Each has one `scaled` function for the policy temperature, so that sampling and 
 from __future__ import annotations
 
 from policy.distributions.base import SetDistribution
-from policy.distributions.bernoulli import Bernoulli, BernoulliArgmax
+from policy.distributions.bernoulli import ARGMAX, Bernoulli, BernoulliArgmax
 from policy.distributions.categorical import Categorical
 from policy.distributions.dpls import Dpls
 from policy.distributions.plackett_luce import TopK
 from policy.distributions.selection import ExpectedCount, Greedy, Threshold
 
 __all__ = [
+    "ARGMAX",
     "Bernoulli",
     "BernoulliArgmax",
     "Categorical",

@@ -1,8 +1,8 @@
 """What all distributions over sets of positions share.
 
 An outcome says which positions are committed: a bool mask, or, of distributions whose likelihood knows the order of choice
-(`is_ordered`), int16 ranks, 1 for the position chosen first and 0 for those that are not committed. Either is truthy exactly
-where the position is committed.
+(`is_ordered`), int16 ranks, 1 for the position chosen first and 0 for those that are not committed. What was recorded of
+`BernoulliArgmax` has marks (uint8). All are truthy exactly where the position is committed.
 
 Shapes: `N` rows or packed steps, `L` positions, `M` uniforms per row. Positions outside `eligible` have no part in anything.
 """

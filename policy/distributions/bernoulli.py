@@ -16,6 +16,12 @@ from torch.nn import functional as F
 from policy.distributions.base import Tempered
 from policy.unmasker import NEAR_TIE
 
+ARGMAX = 2
+"""Marks the position that is committed alone and was the most likely one when that was decided."""
+
+ARGMAX_TIE = 1e-5
+"""Logits closer than this, relative to them where they are above 1, may come in another order in another batch."""
+
 CERTAIN = 1e4
 """A logit whose probability is 1 in every float type, and whose complement still has a finite logarithm."""
 
@@ -50,7 +56,7 @@ class Bernoulli(Tempered):
     def position_log_probs(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
         """`[N, L]` log-probability of each position's own draw; 0 where nothing is eligible."""
         scaled_NL = self.scaled(logits_NL)
-        return F.logsigmoid(torch.where(outcome_NL, scaled_NL, -scaled_NL)) * eligible_NL
+        return F.logsigmoid(torch.where(outcome_NL.bool(), scaled_NL, -scaled_NL)) * eligible_NL
 
     def entropy(self, logits_NL: Tensor, eligible_NL: Tensor) -> Tensor:
         scaled_NL = self.scaled(logits_NL)
@@ -64,6 +70,9 @@ class BernoulliArgmax(Bernoulli):
 
     The likelihood is that of the resulting set y, with j* the argmax over the eligible set S:
     P(y) = prod_i Bern(y_i; p_i) + [y = {j*}] * prod_{i in S} (1 - p_i). The empty set has probability 0.
+
+    Logits of positions that look alike differ by rounding alone, which another batch rounds otherwise, and with j* a decision's
+    probability would jump. So outcomes are recorded with j* (`marked`), and of positions in a tie the recorded one stays j*.
     """
 
     def sample(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,13 +87,29 @@ class BernoulliArgmax(Bernoulli):
     def log_prob(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
         natural_N = super().log_prob(logits_NL, eligible_NL, outcome_NL)
         nothing_N = super().log_prob(logits_NL, eligible_NL, torch.zeros_like(outcome_NL))
-        is_argmax_N = (outcome_NL == self._argmax(logits_NL, eligible_NL)).all(1) & eligible_NL.any(1)
+        is_argmax_N = self._is_argmax(logits_NL, eligible_NL, outcome_NL)
         # Masked before logaddexp so that rows outside the branch pass no gradient through it.
         forced_N = torch.where(is_argmax_N, nothing_N, torch.full_like(nothing_N, -torch.inf))
         # Nothing is never the outcome where something was eligible; the argmax took its probability.
-        is_empty_N = eligible_NL.any(1) & ~(outcome_NL & eligible_NL).any(1)
+        is_empty_N = eligible_NL.any(1) & ~(outcome_NL.bool() & eligible_NL).any(1)
         log_prob_N = torch.where(is_argmax_N, torch.logaddexp(natural_N, forced_N), natural_N)
         return log_prob_N.masked_fill(is_empty_N, -torch.inf)
+
+    def marked(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
+        """The bool outcome as uint8 `[N, L]`: 1 where committed, but `ARGMAX` where that is j* and nothing else is committed."""
+        is_argmax_N = self._is_argmax(logits_NL, eligible_NL, outcome_NL)
+        return torch.where(is_argmax_N.unsqueeze(1) & outcome_NL, ARGMAX, outcome_NL.to(torch.uint8))
+
+    def _is_argmax(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
+        """`[N]` bool: j* and nothing else is committed. A tie goes the way of the mark if the outcome has marks."""
+        chosen_NL = outcome_NL.bool()
+        is_argmax_N = (chosen_NL == self._argmax(logits_NL, eligible_NL)).all(1) & eligible_NL.any(1)
+        if outcome_NL.dtype == torch.bool:
+            return is_argmax_N
+        own_N = logits_NL.masked_fill(~chosen_NL, -torch.inf).amax(1)
+        next_N = logits_NL.masked_fill(~eligible_NL | chosen_NL, -torch.inf).amax(1)
+        is_tie_N = (chosen_NL.sum(1) == 1) & ((own_N - next_N).abs() < ARGMAX_TIE * own_N.abs().clamp(min=1))
+        return torch.where(is_tie_N, (outcome_NL == ARGMAX).any(1), is_argmax_N)
 
     @staticmethod
     def _argmax(logits_NL: Tensor, eligible_NL: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from policy.used_positions import UsedPositions
 from rollout_workers.models.base import ModelError, ModelSpec, Prediction
 from rollout_workers.models.cache import CachedPass, PassKeys, fresh_slots
-from rollout_workers.models.last_block import LastBlock
+from rollout_workers.models.last_block import make_last_block
 from rollout_workers.models.reduction import LOGITS_BYTES, Inputs, Reduction, reduce_in_pieces, wide
 from rollout_workers.models.shadows import Shadows
 
@@ -54,7 +54,7 @@ class BackboneDLLM:
         self.is_shifted = is_shifted
         layers = model.model.layers
         if len(layers):
-            layers[-1] = LastBlock(layers[-1])
+            make_last_block(layers[-1])
 
     @torch.no_grad()
     def predict(

@@ -18,12 +18,20 @@ from transformers.models.llama.modeling_llama import eager_attention_forward, ro
 from policy.used_positions import UsedPositions
 
 
-class LastBlock(nn.Module):
-    """A decoder layer of Llama or Qwen2 that takes `used`: then it returns `[1, N, D]` instead of `[B, S, D]`."""
+def make_last_block(layer: nn.Module) -> None:
+    """Teaches a decoder layer of Llama or Qwen2 to take `used`; nothing else of it changes."""
+    kind = type(layer)
+    if not issubclass(kind, _LastBlock):
+        layer.__class__ = type(f"Last{kind.__name__}", (_LastBlock, kind), {})
 
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer: Any = layer
+
+class _LastBlock(nn.Module):
+    """In front of a decoder layer's class: with `used` it returns `[1, N, D]` instead of `[B, S, D]`."""
+
+    self_attn: Any
+    mlp: nn.Module
+    input_layernorm: nn.Module
+    post_attention_layernorm: nn.Module
 
     def forward(
         self,
@@ -36,7 +44,7 @@ class LastBlock(nn.Module):
         **options: Any,
     ) -> Tensor:
         if used is None:
-            out: Tensor = self.layer(
+            out: Tensor = super().forward(
                 hidden_states,
                 attention_mask=attention_mask,
                 position_embeddings=position_embeddings,
@@ -44,12 +52,12 @@ class LastBlock(nn.Module):
                 **options,
             )
             return out
-        layer, attention = self.layer, self.layer.self_attn
+        attention = self.self_attn
         B, S, _ = hidden_states.shape
         if not len(used.row_N):
             return hidden_states.new_zeros(1, 0, hidden_states.shape[2])
         cos_BSd, sin_BSd = (each.expand(B, -1, -1) for each in position_embeddings)
-        normed_BSD = layer.input_layernorm(hidden_states)
+        normed_BSD = self.input_layernorm(hidden_states)
 
         def heads(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (projected.shape[-1] // attention.head_dim, attention.head_dim))
@@ -78,7 +86,7 @@ class LastBlock(nn.Module):
             is_causal=False,
         )
         x_ND = used.of(hidden_states) + attention.o_proj(used.flat(out_BQHd.flatten(2)))
-        x_ND = x_ND + layer.mlp(layer.post_attention_layernorm(x_ND))
+        x_ND = x_ND + self.mlp(self.post_attention_layernorm(x_ND))
         return x_ND.unsqueeze(0)
 
 

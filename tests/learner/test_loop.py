@@ -104,8 +104,8 @@ class Run:
         failing: frozenset[int] = frozenset(), losing: frozenset[int] = frozenset(), resume: bool = False,
     ) -> None:  # fmt: skip
         config = resolve([
-            "tiny", "learner.num_steps=5", "learner.prompts_per_step=8", "checkpoint.every=2",
-            "checkpoint.validation_examples=4", f"run_dir={path}", *overrides,
+            "tiny", "learner.num_steps=5", "learner.prompts_per_step=8", "checkpoint.every=2", "rollout.lease_groups=2",
+            "checkpoint.validation_examples=4", "rollout.taper_leases=false", f"run_dir={path}", *overrides,
         ])  # fmt: skip
         self.events: list[Event] = []
         self.run_dir = RunDir.open(path, to_dict(config), resume=resume, ignore=RESULT_NEUTRAL)

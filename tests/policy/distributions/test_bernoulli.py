@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policy.config import PolicyConfig
-from policy.distributions import Bernoulli, BernoulliArgmax
+from policy.distributions import ARGMAX, Bernoulli, BernoulliArgmax
 from policy.learned import make_distribution
 from policy.noise import Stream, uniforms
 
@@ -237,3 +237,38 @@ def test_the_configured_distribution_has_the_configured_temperature(name: Any) -
     assert type(distribution) is kind
     row = (torch.tensor([[1.0, -1.0]]), torch.tensor([[True, True]]), torch.tensor([[True, False]]))
     assert torch.equal(distribution.log_prob(*row), kind(temperature=0.5).log_prob(*row))
+
+
+def test_marks_change_nothing_where_there_is_no_tie() -> None:
+    distribution, generator = BernoulliArgmax(), torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 5, generator=generator, dtype=torch.float64)
+    eligible = torch.rand(400, 5, generator=generator) < 0.7
+    outcome, _ = distribution.sample(logits - 2, eligible, torch.rand(400, 5, generator=generator, dtype=torch.float64))
+    marked = distribution.marked(logits, eligible, outcome)
+    assert torch.equal(marked.bool(), outcome)
+    assert 50 < int((marked == ARGMAX).any(1).sum()) < 400
+    for seen in (logits, logits + 0.1 * torch.randn(400, 5, generator=generator, dtype=torch.float64)):
+        assert torch.equal(
+            distribution.log_prob(seen, eligible, marked), distribution.log_prob(seen, eligible, outcome)
+        )
+
+
+def test_a_tie_is_scored_as_it_went() -> None:
+    distribution = BernoulliArgmax()
+    eligible = torch.ones(1, 3, dtype=torch.bool)
+    one_way = torch.tensor([[0.5, 0.5 + 6e-8, -1.0]])
+    other_way = one_way[:, [1, 0, 2]]
+    for position in (0, 1):
+        outcome = torch.zeros(1, 3, dtype=torch.bool)
+        outcome[0, position] = True
+        decided = distribution.log_prob(one_way, eligible, outcome)
+        marked = distribution.marked(one_way, eligible, outcome)
+        assert bool((marked == ARGMAX).any()) == (position == 1)
+        torch.testing.assert_close(distribution.log_prob(other_way, eligible, marked), decided, atol=1e-5, rtol=0)
+        # Without the mark it is scored by whichever is larger now.
+        assert float((distribution.log_prob(other_way, eligible, outcome) - decided).abs()) > 0.1
+        # Once the two are apart, the larger one is the most likely, whatever it was.
+        apart = torch.tensor([[1.0, 0.5, -1.0]])
+        torch.testing.assert_close(
+            distribution.log_prob(apart, eligible, marked), distribution.log_prob(apart, eligible, outcome)
+        )

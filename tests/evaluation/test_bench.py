@@ -33,9 +33,9 @@ def rows(num: int, block_length: int) -> list[Sequence]:
 def test_lock_step_decodes_what_the_engine_decodes(block_length: int, unmasker: tuple[str, float]) -> None:
     model = load_model("tiny", dtype="float64")
     decider = make_heuristic(*unmasker)
-    ours = rows(10, block_length)
+    ours = rows(6, block_length)
     Engine(model, decider, num_slots=4).decode(ours)
-    tokens, stats = decode_lock_step(model, decider, rows(10, block_length), batch_size=4)
+    tokens, stats = decode_lock_step(model, decider, rows(6, block_length), batch_size=4)
     assert tokens == [row.tokens_L.tolist() for row in ours]
     assert stats.num_live_rows == sum(row.nfe for row in ours)
     assert stats.num_computed_rows >= stats.num_live_rows

@@ -63,8 +63,8 @@ def ray_head(*, num_cpus: int = 4, token: str | None = None, job_stop_wait_s: in
         "PYTHONPATH": str(ROOT),
     }
     env.pop("RAY_ADDRESS", None)
-    if token is not None:
-        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    # Said either way: Ray 2.60 asks for a token on its own, out of the home directory.
+    env |= {"RAY_AUTH_MODE": "disabled"} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     with contextlib.ExitStack() as stack:
         yield _started(stack, env, num_cpus=num_cpus, token=token)
 

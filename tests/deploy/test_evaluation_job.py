@@ -32,7 +32,8 @@ def pipeline(head: RayHead, *words: object) -> tuple[int, str]:
 
 def test_the_same_command_is_the_same_job(head, tmp_path):
     run = make_run(tmp_path / "run").path
-    words = (run, "--checkpoints", "best,last", "--save-path", tmp_path / "results", "rollout.num_workers=1")
+    words = (run, "--checkpoints", "best,last", "--save-path", tmp_path / "results", "rollout.num_workers=1",
+             "evaluation.block_lengths=[12, 24]")  # fmt: skip
     code, text = pipeline(head, *words)
     assert code == ExitCode.FINISHED, text
     assert len(read_records(tmp_path / "results" / "records.jsonl")) == 4 * (2 + 2)

@@ -181,7 +181,7 @@ class PaddedLearner:
             optimizer.zero_grad(set_to_none=True)
             for number, steps in enumerate(self._parts):
                 span = slice(number * self._chunk, (number + 1) * self._chunk)
-                scored = score_steps(self.network, self._distribution, steps)
+                scored = score_steps(self.network, self._distribution, steps, everywhere=True)
                 clipped_surrogate(
                     scored.log_prob_N,
                     torch.from_numpy(steps.log_prob_N.copy()),

@@ -110,11 +110,14 @@ def open_positions(config: PolicyConfig, eligible_NL: Tensor, confidences_NLK: T
     return most_confident(confidences_NLK, eligible_NL, config.num_candidates)
 
 
-def step_logits(network: PolicyNetwork, steps: PackedSteps) -> tuple[Tensor, Tensor]:
-    """What `LearnedUnmasker.logits` gives for recorded steps, under the network's present weights."""
+def step_logits(network: PolicyNetwork, steps: PackedSteps, *, everywhere: bool = False) -> tuple[Tensor, Tensor]:
+    """What `LearnedUnmasker.logits` gives for recorded steps, under the network's present weights.
+
+    With `everywhere` logits that nothing depends on are computed too, which public code does.
+    """
     eligible_NL, confidences_NLK = _on(network, steps.eligible_NL), _on(network, steps.confidences_NLK)
     hidden_NLD = None if steps.hidden_NLD is None else _on(network, steps.hidden_NLD)
-    used = UsedPositions.where(eligible_NL)
+    used = None if everywhere else UsedPositions.where(eligible_NL)
     logits_NL = network(
         _on(network, steps.masked_NL), eligible_NL, confidences_NLK, _on(network, steps.time_N), hidden_NLD, used
     )
@@ -137,7 +140,7 @@ class ScoredSteps:
 
     steps: PackedSteps
     logits_NL: Tensor
-    """Raw; 0 where nothing is eligible."""
+    """Raw; of the eligible positions."""
     open_NL: Tensor
     """bool, the positions that the distribution chooses from."""
     outcome_NL: Tensor
@@ -146,9 +149,11 @@ class ScoredSteps:
     entropy_N: Tensor
 
 
-def score_steps(network: PolicyNetwork, distribution: SetDistribution, steps: PackedSteps) -> ScoredSteps:
-    """Scores recorded decisions as the distribution that drew them does."""
-    logits_NL, open_NL = step_logits(network, steps)
+def score_steps(
+    network: PolicyNetwork, distribution: SetDistribution, steps: PackedSteps, *, everywhere: bool = False
+) -> ScoredSteps:
+    """Scores recorded decisions as the distribution that drew them does; `everywhere` as for `step_logits`."""
+    logits_NL, open_NL = step_logits(network, steps, everywhere=everywhere)
     outcome_NL = recorded_outcome(network, distribution, steps)
     log_prob_N = distribution.log_prob(logits_NL, open_NL, outcome_NL)
     return ScoredSteps(steps, logits_NL, open_NL, outcome_NL, log_prob_N, distribution.entropy(logits_NL, open_NL))

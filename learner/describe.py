@@ -34,8 +34,8 @@ def _leases(config: RunConfig) -> str:
     rows = rollout.lease_groups * learner.group_size
     at_most = "at most " if more else ""
     own = f"{at_most}{-(-learner.prompts_per_step // rollout.lease_groups) + more} of {rows} rows"
-    if rollout.taper_leases:
-        own += ", the last in ever smaller parts"
+    tapering = ", the last in ever smaller parts" if rollout.taper_leases else ""
     if not learner.steering.parameters:
-        return own
-    return f"{own}, and {len(learner.steering.parameters)} x {-(-learner.prompts_per_step // rows) + more} of experts"
+        return own + tapering
+    experts = f"{len(learner.steering.parameters)} x {-(-learner.prompts_per_step // rows) + more} of experts"
+    return f"{own}, and {experts}{tapering}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from learner.config import RunConfig
 from policy.behaviour import Behaviour
-from rollout_workers.hosting import in_parts, in_tapering_parts
+from rollout_workers.hosting import in_parts
 from rollout_workers.lease import ExpertSpec, GroupRequest, Lease, UnmaskerSpec
 from rollout_workers.tasks import Split
 from rollout_workers.tasks.stream import Pick
@@ -79,8 +79,7 @@ class LeasePlan:
     ) -> list[Lease]:
         """Leases of about so many rows, each for one model."""
         spec = UnmaskerSpec(weight_version=step, expert=expert)
-        split = in_tapering_parts if self._config.rollout.taper_leases else in_parts
-        parts = split(groups, self._groups_per_lease(size))
+        parts = in_parts(groups, self._groups_per_lease(size), taper=self._config.rollout.taper_leases)
         return [
             Lease(number, self._config.seed, spec, part, self._block_length, record=True, alpha=self.alpha(step))
             for number, part in enumerate(parts, start=first_lease)

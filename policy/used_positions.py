@@ -57,7 +57,7 @@ class UsedPositions:
         return flat.index_copy(0, self.row_N * self.length + self.position_N, x_N).view(self.shape[0], self.length)
 
     def positions(self) -> Tensor:
-        """`[B, Q]` int64; a row that has fewer repeats one of its own, or its last if it has none."""
+        """`[B, Q]` int64; a row that has fewer repeats its last used one, or stands at its end if it has none."""
         B, Q = self.shape
         position_BQ = self.position_N.new_full((B * Q,), -1).index_copy(0, self.place_N, self.position_N).view(B, Q)
         if not Q:

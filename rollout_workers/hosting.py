@@ -46,21 +46,17 @@ def by_model(items: Sequence[Item]) -> list[list[Item]]:
     return list(apart.values())
 
 
-def in_parts(items: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
-    """Picks or groups as leases take them: `size` at most in each part, all for one model."""
-    return [tuple(mine[start : start + size]) for mine in by_model(items) for start in range(0, len(mine), size)]
+def in_parts(items: Sequence[Item], size: int, *, taper: bool = False) -> list[tuple[Item, ...]]:
+    """Picks or groups as leases take them: `size` at most in each part, all for one model.
 
-
-def in_tapering_parts(items: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
-    """The same, but of each model the last `size` items come in ever smaller parts: few actors that take many end together."""
+    With `taper` the last `size` items of each model come in ever smaller parts: few actors that take many end together.
+    """
     parts: list[tuple[Item, ...]] = []
     for mine in by_model(items):
-        start = 0
-        while start < len(mine):
-            left = len(mine) - start
-            take = size if left > size else (left + 1) // 2
-            parts.append(tuple(mine[start : start + take]))
-            start += take
+        while mine:
+            take = (len(mine) + 1) // 2 if taper and len(mine) <= size else size
+            parts.append(tuple(mine[:take]))
+            mine = mine[take:]
     return parts
 
 

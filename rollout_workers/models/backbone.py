@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from policy.used_positions import UsedPositions
 from rollout_workers.models.base import ModelError, ModelSpec, Prediction
-from rollout_workers.models.cache import CachedPass, PassKeys, fresh_slots
+from rollout_workers.models.cache import CachedPass, PassKeys
 from rollout_workers.models.last_block import make_last_block
 from rollout_workers.models.reduction import LOGITS_BYTES, Inputs, Reduction, reduce_in_pieces, wide
 from rollout_workers.models.shadows import Shadows
@@ -130,9 +130,7 @@ class BackboneDLLM:
         num_slots = cached.cache.reserve(S)
         hidden_ND: Tensor = next(self.model.parameters()).new_empty(len(row_N), self.model.config.hidden_size)
         full_b, part_b = cached.full_B.nonzero().squeeze(1), (~cached.full_B).nonzero().squeeze(1)
-        number_B = torch.empty(B, dtype=torch.int64, device=self.device)
-        for rows_b in (full_b, part_b):
-            number_B[rows_b] = torch.arange(len(rows_b), device=self.device)
+        number_B = torch.where(cached.full_B, cached.full_B.cumsum(0), (~cached.full_B).cumsum(0)) - 1
         is_full_N = cached.full_B[row_N]
         if len(full_b):
             hidden_ND[is_full_N] = self._hidden_states(
@@ -146,7 +144,7 @@ class BackboneDLLM:
             is_fresh_BS[:, S - L :] = cached.fresh_BL
             is_fresh_BS[row_N, slot_N] = True
             is_fresh_bS = is_fresh_BS[part_b]
-            slot_bQ, mine = fresh_slots(is_fresh_bS), inputs.rows(part_b)
+            slot_bQ, mine = UsedPositions.where(is_fresh_bS).positions(), inputs.rows(part_b)
             # All real tokens of the row are attended to; slots beyond the longest prompt were never written.
             mask_bT = F.pad(mine.mask_BS.bool(), (num_slots - S, 0))
             out = self.model.model(

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -104,11 +103,3 @@ class PassKeys:
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         return query_length, 0
-
-
-def fresh_slots(is_fresh_bS: Tensor) -> Tensor:
-    """`[b, Q]` int64: the computed tokens of each row in order; rows with fewer than Q repeat their last one."""
-    num_b = is_fresh_bS.sum(1)
-    order_bS = (~is_fresh_bS).to(torch.uint8).argsort(dim=1, stable=True)
-    place_Q = torch.arange(int(num_b.max()), device=is_fresh_bS.device)
-    return order_bS.gather(1, torch.minimum(place_Q, (num_b - 1).unsqueeze(1)))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout_workers.config import TaskConfig
-from rollout_workers.hosting import by_model, in_tapering_parts, model_of, spread, task_of
+from rollout_workers.hosting import by_model, in_parts, model_of, spread, task_of
 from rollout_workers.tasks import make_tasks
 from rollout_workers.tasks.stream import Pick
 
@@ -25,10 +25,10 @@ def test_items_are_set_apart_by_model_in_their_order() -> None:
 
 def test_parts_taper_off_at_the_end_of_each_model() -> None:
     picks = [Pick("a", index) for index in range(15)] + [Pick("a@x", index) for index in range(3)]
-    parts = in_tapering_parts(picks, 4)
+    parts = in_parts(picks, 4, taper=True)
     assert [len(part) for part in parts] == [4, 4, 4, 2, 1, 2, 1]
     assert [pick for part in parts for pick in part] == picks
-    assert [len(part) for part in in_tapering_parts(picks[:4], 8)] == [2, 1, 1]
+    assert [len(part) for part in in_parts(picks[:4], 8, taper=True)] == [2, 1, 1]
 
 
 @given(st.integers(1, 6), st.integers(1, 12))

@@ -124,6 +124,17 @@ def test_a_run_on_disk_that_stops_and_resumes_gives_the_same_result(undisturbed:
     assert outcome(path) == outcome(undisturbed)
 
 
+@pytest.mark.slow
+def test_actors_that_are_killed_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    """In the second step one process each of rollout actors, graders, learner ranks and the weight store is killed."""
+    path, left = tmp_path / "run", list(KINDS)
+    arguments = ("rollout.num_workers=2", "rollout.num_graders=1")
+    killer = lambda: num_lines(path) >= 2 and kill_one(left)  # noqa: E731
+    assert train(path, *arguments, should_stop=killer) == ExitCode.FINISHED
+    assert not left
+    assert outcome(path) == outcome(undisturbed)
+
+
 def test_a_run_in_s3_that_stops_resumes_and_loses_its_processes_gives_the_same_result(
     undisturbed: Path, s3_server: S3Server, tmp_path: Path
 ) -> None:

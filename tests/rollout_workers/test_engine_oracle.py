@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,11 +149,15 @@ def random_mixes(
     return mixes
 
 
-def test_hundreds_of_mixes_of_an_exact_model():
-    mixes = random_mixes(random.Random(1), num=51, max_rows=6, length=12)
+@pytest.mark.parametrize(
+    ("num", "max_rows", "least_rows", "least_of_each"),
+    [(51, 6, 600, 20), pytest.param(85, 12, 1500, 50, marks=pytest.mark.slow)],
+)
+def test_hundreds_of_mixes_of_an_exact_model(num, max_rows, least_rows, least_of_each):
+    mixes = random_mixes(random.Random(1), num=num, max_rows=max_rows, length=12)
     seen = check_mixes(HashModel(), mixes, slots=SLOTS, seed=2)
-    assert seen["rows"] > 600
-    assert min(seen["clean"], seen["eos_stop"], seen["step_limit"]) > 20
+    assert seen["rows"] > least_rows
+    assert min(seen["clean"], seen["eos_stop"], seen["step_limit"]) > least_of_each
     assert seen["near_tie"] < 0.02 * seen["rows"]
 
 
@@ -164,12 +169,13 @@ def test_mixes_of_a_real_llama(seed):
     assert seen["near_tie"] < 0.02 * seen["rows"]
 
 
-def task_rows(*, seed: int) -> list[Row]:
-    """Problems of three of five kinds on one canvas length, at several blocks."""
+KINDS = (("arithmetic", 48), ("arithmetic", 8), ("sudoku", 12), ("sudoku_infill", 24), ("sudoku_infill", 6))
+
+
+def task_rows(*, seed: int, kinds: Iterable[tuple[str, int]] = KINDS) -> list[Row]:
+    """Problems of all tasks on one canvas length, at several blocks."""
     rng, tokenizer, rows = random.Random(seed), load_tokenizer("tiny"), []
-    kinds = [("arithmetic", 48), ("arithmetic", 8), ("sudoku", 12), ("sudoku_infill", 24), ("sudoku_infill", 6)]
-    for place in range(3):
-        name, block = kinds[(seed + place) % len(kinds)]
+    for name, block in kinds:
         example = make_task(name).example(Split.TEST, rng.randrange(10_000))
         key = rng.getrandbits(62)
         sequence = pose(example, tokenizer, canvas_length=48, block_length=block, key=key)
@@ -184,28 +190,34 @@ TINY_SAMPLERS = [
 ]  # fmt: skip
 
 
-def test_the_shipped_model_in_float64():
+@pytest.mark.parametrize(("num_kinds", "least"), [(3, 3), pytest.param(5, 4, marks=pytest.mark.slow)])
+def test_the_shipped_model_in_float64(num_kinds, least):
     model = load_model("tiny", dtype="float64")
     mixes = [
-        (mixed, task_rows(seed=number), 0.7 if number % 3 == 2 else 0.0, "stop" if number % 2 else "full")
+        (
+            mixed,
+            task_rows(seed=number, kinds=(KINDS * 2)[number % 5 :][:num_kinds]),
+            0.7 if number % 3 == 2 else 0.0,
+            "stop" if number % 2 else "full",
+        )
         for number, mixed in enumerate(TINY_SAMPLERS)
     ]
     seen = check_mixes(model, mixes, slots=(3,), seed=3)
-    assert seen["rows"] >= 0.9 * 3 * len(mixes)
+    assert seen["rows"] >= 0.9 * least * len(mixes)
 
 
 def test_the_shipped_model_in_float32_but_for_near_ties():
     model = load_model("tiny", dtype="float32")
     num_rows = num_near = num_equal = 0
     for number, mixed in enumerate(TINY_SAMPLERS):
-        rows = task_rows(seed=100 + number)
+        rows = task_rows(seed=100 + number)[1:]
         expected = [decode_row(model, mixed.sampler, row) for row in rows]
         decoded = engine_results(model, mixed, rows, num_slots=8, temperature=0.0, eos="full")
         for sequence, outcome in zip(decoded.sequences, expected, strict=True):
             is_equal = (sequence.tokens_L.tolist(), sequence.order_L.tolist()) == (outcome.tokens, outcome.order)
             assert is_equal or sequence.num_near_ties > 0, f"{mixed.name}: {sequence.example_id}"
             num_rows, num_near, num_equal = num_rows + 1, num_near + (sequence.num_near_ties > 0), num_equal + is_equal
-    assert num_equal >= 0.75 * num_rows
+    assert num_equal >= 0.9 * num_rows
     # Near ties are the exception, or the statement above says nothing.
     assert num_near <= 0.5 * num_rows
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +15,12 @@ from hypothesis import settings
 from cluster.runtime import start_ray, stop_ray
 
 if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
+
     from tests.fakes.fault_proxy import FaultProxy
     from tests.fakes.s3_server import S3Server
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Tensors of tests are small: threads that wait for one another cost more than they compute. Read when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,9 +34,42 @@ settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+# What is imported and collected stays to the end: looking through it for garbage, again and again, finds none.
+gc.disable()
+
+RAY = "with Ray"
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that no process is left alone with them at the end."""
-    items.sort(key=lambda item: "integration" not in item.path.parts)
+    items.sort(key=lambda item: (_scope(item.nodeid) != RAY, "integration" not in item.path.parts))
+
+
+def _scope(nodeid: str) -> str:
+    """What one process runs: a file, or every file with Ray, so that one is started and not one in each process."""
+    file = nodeid.split("::")[0]
+    return RAY if _uses_ray(file) else file
+
+
+@functools.cache
+def _uses_ray(file: str) -> bool:
+    return "mark.ray" in (ROOT / file).read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

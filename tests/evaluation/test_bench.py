@@ -66,6 +66,7 @@ def test_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.C
     assert document["environment"]["device"]
 
 
+@pytest.mark.slow
 def test_random_weights_of_a_size_at_a_wanted_number_of_passes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,7 +305,6 @@ def test_nobody_pays_for_what_nobody_needs():
     assert {(seen.entropy_BL, seen.margin_BL) for seen in observations.seen} == {(None, None)}
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
     "policy_settings",
     [
@@ -318,10 +317,10 @@ def test_nobody_pays_for_what_nobody_needs():
         {"network": "upo", "distribution": "categorical", "backbone": BackboneShape(128, 4, 32), "spread": 0.02},
     ],
 )
-def test_recorded_log_probs_score_again_to_the_same(dtype, policy_settings):
+def test_recorded_log_probs_score_again_to_the_same(policy_settings):
     unmasker = lively_policy(seed=3, **policy_settings)
     sequences = [make_sequence([5] * (n % 4), [MASK_ID] * 24, 24 // (1 + n % 3), n) for n in range(9)]
-    decoded = decode(sequences, unmasker, num_slots=4, model=load_model("tiny", dtype=dtype))
+    decoded = decode(sequences, unmasker, num_slots=4, model=load_model("tiny", dtype="float32"))
     with torch.no_grad():
         scored = score_steps(unmasker.network, unmasker.distribution, decoded.steps)
         log_prob_N, entropy_N = scored.log_prob_N, scored.entropy_N

@@ -151,7 +151,7 @@ def random_mixes(
 
 @pytest.mark.parametrize(
     ("num", "max_rows", "least_rows", "least_of_each"),
-    [(51, 6, 600, 20), pytest.param(85, 12, 1500, 50, marks=pytest.mark.slow)],
+    [(34, 6, 400, 15), pytest.param(85, 12, 1500, 50, marks=pytest.mark.slow)],
 )
 def test_hundreds_of_mixes_of_an_exact_model(num, max_rows, least_rows, least_of_each):
     mixes = random_mixes(random.Random(1), num=num, max_rows=max_rows, length=12)
@@ -161,11 +161,11 @@ def test_hundreds_of_mixes_of_an_exact_model(num, max_rows, least_rows, least_of
     assert seen["near_tie"] < 0.02 * seen["rows"]
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_mixes_of_a_real_llama(seed):
-    mixes = random_mixes(random.Random(10 + seed), num=len(SAMPLERS), max_rows=6, length=12)
+@pytest.mark.parametrize(("seed", "max_rows", "least"), [(0, 4, 120), pytest.param(1, 6, 200, marks=pytest.mark.slow)])
+def test_mixes_of_a_real_llama(seed, max_rows, least):
+    mixes = random_mixes(random.Random(10 + seed), num=len(SAMPLERS), max_rows=max_rows, length=12)
     seen = check_mixes(random_llama(seed=seed), mixes, slots=SLOTS, seed=seed)
-    assert seen["rows"] > 200
+    assert seen["rows"] > least
     assert seen["near_tie"] < 0.02 * seen["rows"]
 
 
@@ -190,7 +190,7 @@ TINY_SAMPLERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("num_kinds", "least"), [(3, 3), pytest.param(5, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("num_kinds", "least"), [(2, 2), pytest.param(5, 4, marks=pytest.mark.slow)])
 def test_the_shipped_model_in_float64(num_kinds, least):
     model = load_model("tiny", dtype="float64")
     mixes = [

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import to_dict
 from cluster.errors import DeadlineExceeded, ExitCode, RunFailure, UserError
@@ -23,6 +23,10 @@ from cluster.logs import console, get_logger, setup_logging
 from evaluation.preparation import NO_BASELINES, Preparation, prepare, presets, with_options
 from evaluation.sources import fetch, read_config, read_policies
 from evaluation.submission import submit
+
+if TYPE_CHECKING:
+    from evaluation.results_dir import ResultsDir
+    from evaluation.runner import Conditions, Outcome
 
 logger = get_logger(__name__)
 
@@ -136,37 +140,23 @@ def _describe(prepared: Preparation, save_path: str) -> None:
 
 
 def _run(prepared: Preparation, save_path: str) -> None:
-    from cluster.runtime import start_ray, stop_ray
-    from evaluation.actors import STORE_DEADLINE_S, EvaluationActors, local_cpus
     from evaluation.conditions import conditions_of
-    from evaluation.environment import environment_record
     from evaluation.outputs import Context, write_outputs
-    from evaluation.progress import EvaluationProgress
     from evaluation.report import write_report
     from evaluation.results_dir import ResultsDir
-    from evaluation.runner import evaluate
+    from evaluation.runner import decoded_before
 
     config, policies = prepared.config, prepared.policies
     results = ResultsDir(save_path, config.storage)
     results.claim(prepared.settings)
-    started_here = start_ray(address=config.ray_address, num_cpus=local_cpus(config))
-    actors = None
-    try:
-        actors = EvaluationActors(config, policies, canvas_length=max(prepared.canvas_lengths.values()))
-        conditions = conditions_of(
-            config.model_configs, config.decode, config.reward, config.evaluation,
-            versions={policy.name: policy.version for policy in policies}, run_seed=config.seed,
-        )  # fmt: skip
-        with EvaluationProgress() as progress:
-            outcome = evaluate(
-                actors.pool, prepared.suites, config.evaluation, conditions, results, on_progress=progress
-            )
-        devices = actors.pool.call_each(environment_record, deadline_s=STORE_DEADLINE_S, what="the actors' devices")
-    finally:
-        if actors is not None:
-            actors.close()
-        if started_here:
-            stop_ray()
+    conditions = conditions_of(
+        config.model_configs, config.decode, config.reward, config.evaluation,
+        versions={policy.name: policy.version for policy in policies}, run_seed=config.seed,
+    )  # fmt: skip
+    devices: list[dict[str, Any]] = []
+    outcome = decoded_before(prepared.suites, config.evaluation, conditions, results)
+    if outcome is None:
+        outcome, devices = _decode(prepared, conditions, results)
     context = Context(
         alpha=config.reward.alpha,
         settings=prepared.settings,
@@ -179,6 +169,33 @@ def _run(prepared: Preparation, save_path: str) -> None:
         write_report([results.uri], f"{results.uri}/report.html", storage=config.storage)
     console().print(f"results  {results.uri}/ (report.html, summary.csv, detailed.csv, records.jsonl)", soft_wrap=True)
     outcome.raise_failures()
+
+
+def _decode(prepared: Preparation, conditions: Conditions, results: ResultsDir) -> tuple[Outcome, list[dict[str, Any]]]:
+    """What is missing, decoded by actors that end with it; also where they ran."""
+    from cluster.runtime import start_ray, stop_ray
+    from evaluation.actors import STORE_DEADLINE_S, EvaluationActors, local_cpus
+    from evaluation.environment import environment_record
+    from evaluation.progress import EvaluationProgress
+    from evaluation.runner import evaluate
+
+    config, policies = prepared.config, prepared.policies
+    started_here = start_ray(address=config.ray_address, num_cpus=local_cpus(config))
+    actors = None
+    try:
+        actors = EvaluationActors(config, policies, canvas_length=max(prepared.canvas_lengths.values()))
+        with EvaluationProgress() as progress:
+            outcome = evaluate(
+                actors.pool, prepared.suites, config.evaluation, conditions, results, on_progress=progress
+            )
+        return outcome, actors.pool.call_each(
+            environment_record, deadline_s=STORE_DEADLINE_S, what="the actors' devices"
+        )
+    finally:
+        if actors is not None:
+            actors.close()
+        if started_here:
+            stop_ray()
 
 
 if __name__ == "__main__":

@@ -124,9 +124,7 @@ def evaluate(
 ) -> Outcome:
     """The records of all suites; those already in `results` are kept and the rest decoded and added there."""
     records = results.records()
-    shards = {
-        shard.lease.id: shard for shard in plan(suites, config, conditions, done={record.key for record in records})
-    }
+    shards = {shard.lease.id: shard for shard in plan(suites, config, conditions, done=_keys(records))}
     total = sum(len(shard.lease.groups) for shard in shards.values())
     failures: list[Failure] = []
     waiting = dict(shards)
@@ -147,6 +145,19 @@ def evaluate(
     except (DeadlineExceeded, PoolExhausted) as error:
         failures.extend(Failure(shard, str(error)) for shard in waiting.values())
     return Outcome(sort_records(records), failures)
+
+
+def decoded_before(
+    suites: Sequence[Suite], config: EvaluationConfig, conditions: Conditions, results: ResultsDir
+) -> Outcome | None:
+    """What `evaluate` would give if it needs no actor, because `results` has everything; else None."""
+    records = results.records()
+    missing = plan(suites, config, conditions, done=_keys(records))
+    return None if missing else Outcome(sort_records(records), [])
+
+
+def _keys(records: Sequence[ExampleRecord]) -> set[tuple[Arm, int, str]]:
+    return {record.key for record in records}
 
 
 def plan(

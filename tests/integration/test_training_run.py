@@ -102,6 +102,16 @@ def test_times_add_up_to_wall_clock(undisturbed: Path) -> None:
 KINDS = ["RolloutWorker", "GraderActor", "LearnerRank", "_WeightStoreActor"]
 
 
+def kill_all(left: list[str]) -> bool:
+    """Kills an actor of each kind at once, as soon as there is one of each; never asks the run to stop."""
+    pids = [living_actors(kind) for kind in left]
+    if left and all(pids):
+        left.clear()
+        for mine in pids:
+            os.kill(mine[0], signal.SIGKILL)
+    return False
+
+
 def kill_one(left: list[str]) -> bool:
     """Kills an actor of the next kind, once there was one of each; never asks the run to stop."""
     pids = {kind: living_actors(kind) for kind in left}
@@ -138,19 +148,20 @@ def test_actors_that_are_killed_change_nothing(undisturbed: Path, tmp_path: Path
 def test_a_run_in_s3_that_stops_resumes_and_loses_its_processes_gives_the_same_result(
     undisturbed: Path, s3_server: S3Server, tmp_path: Path
 ) -> None:
-    """One rollout actor instead of two; after the resume an actor of each kind is killed."""
+    """One rollout actor instead of two; stopped after an update, and after the resume an actor of each kind is killed."""
     settings = (
         ONE_ACTOR,
         "rollout.num_graders=1",
         f"run_dir=s3://{BUCKET}/runs/whole",
         f"storage.endpoint={s3_server.endpoint}",
         "storage.addressing_style=path",
+        f"storage.scratch={tmp_path}",
         "trajectories.archive=true",
     )
-    calls = iter(range(1000))
-    assert train(tmp_path, *settings, resume=None, should_stop=lambda: next(calls) >= 9) == ExitCode.RESUMABLE
+    stop = lambda: any(num_lines(path) >= 2 for path in tmp_path.glob("run-*"))  # noqa: E731
+    assert train(tmp_path, *settings, resume=None, should_stop=stop) == ExitCode.RESUMABLE
     left = list(KINDS)
-    assert train(tmp_path, *settings, resume=None, should_stop=lambda: kill_one(left)) == ExitCode.FINISHED
+    assert train(tmp_path, *settings, resume=None, should_stop=lambda: kill_all(left)) == ExitCode.FINISHED
     assert not left
     run = RunDir(tmp_path / "copy")
     storage = s3_server.storage("runs/whole")

@@ -275,7 +275,9 @@ class TrainingLoop:
             ]
             leases = [
                 Lease(number, config.seed, spec, part, self._block_length, record=False)
-                for number, part in enumerate(in_parts(groups, config.evaluation.lease_examples))
+                for number, part in enumerate(
+                    in_parts(groups, config.evaluation.lease_examples, taper=config.rollout.taper_leases)
+                )
             ]
             done = sorted((summary for summary, _ in self._pool.run(leases)), key=lambda summary: summary.lease.id)
         measured = values(rollout_metrics(done))

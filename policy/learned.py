@@ -84,13 +84,13 @@ class LearnedUnmasker:
         logits_BL, open_BL = self.logits(observation)
         num_uniforms = logits_BL.shape[1] + self.distribution.num_extra_uniforms
         noise_BM = uniforms(observation.keys_B, observation.nfe_B, num_uniforms, Stream.POLICY)
-        outcome_BL, near_B = self.distribution.sample(logits_BL, open_BL, noise_BM)
+        drawn = self.distribution.draw(logits_BL, open_BL, noise_BM)
         return Decision(
-            commit_BL=outcome_BL.bool(),
-            log_prob_B=self.distribution.log_prob(logits_BL, open_BL, outcome_BL),
-            num_near_ties_B=near_B,
-            rank_BL=outcome_BL if self.distribution.is_ordered else None,
-            argmax_BL=sole_argmax(self.distribution, logits_BL, open_BL, outcome_BL),
+            commit_BL=drawn.outcome_NL.bool(),
+            log_prob_B=drawn.log_prob_N,
+            num_near_ties_B=drawn.num_near_N,
+            rank_BL=drawn.outcome_NL if self.distribution.is_ordered else None,
+            argmax_BL=drawn.argmax_NL,
         )
 
 

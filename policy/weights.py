@@ -43,13 +43,17 @@ def sorted_header(data: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
-def from_bytes(data: bytes, *, where: str) -> PolicyNetwork:
-    """The network that `to_bytes` wrote; `where` names the file in errors (`WeightsError`)."""
-    metadata = _metadata(data, where)
+def from_bytes(data: bytes, *, where: str, reuse: PolicyNetwork | None = None) -> PolicyNetwork:
+    """The network that `to_bytes` wrote; `where` names the file in errors (`WeightsError`).
+
+    A network of the same architecture to `reuse` takes the weights where it is and is returned, which saves most of the time.
+    """
+    tensors, metadata = _read(data, where)
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{where}: format is {metadata.get('format')!r}; allowed: {FORMAT!r}")
-    network = build_empty(_config(json.loads(metadata["policy"]), where))
-    load_strictly(network, load(data), where=where)
+    config = _config(json.loads(metadata["policy"]), where)
+    network = reuse if reuse is not None and reuse.config == config else build_empty(config)
+    load_strictly(network, tensors, where=where)
     return network
 
 
@@ -85,13 +89,13 @@ def check_tensors(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, T
             )
 
 
-def _metadata(data: bytes, where: str) -> dict[str, str]:
-    """The string metadata of a safetensors header (the torch loader drops it)."""
+def _read(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and string metadata of a safetensors file (the torch loader drops the latter)."""
     try:
-        load(data)
+        tensors = load(data)
     except SafetensorError as error:
         raise WeightsError(f"{where}: not a readable safetensors file ({error})") from error
     (length,) = struct.unpack("<Q", data[:8])
     metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     assert isinstance(metadata, dict)
-    return metadata
+    return tensors, metadata

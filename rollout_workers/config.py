@@ -157,7 +157,8 @@ class RolloutConfig:
     grader_labels: dict[str, str] = setting({}, help="Ray labels that the nodes of graders must have")
     lease_groups: int = setting(2, help="groups per lease; a lease is decoded as one batch of work", minimum=1)
     taper_leases: bool = setting(
-        False, help="an update's last leases are smaller and smaller, so that few actors with many leases end together"
+        False,
+        help="the last leases of an update or a validation are smaller and smaller, so that few actors with many end together",
     )
     start_deadline_s: float = setting(
         180.0, help="for min_workers actors to load their model, and for places in the cluster", above=0.0

@@ -119,7 +119,9 @@ class RolloutWorker:
         spec = self._spec
         with _as_fault(self._name):
             record = self._store.fetch(version, fingerprint=spec.fingerprint, timeout_s=spec.weights_deadline_s)
-        return from_bytes(record.data, where=f"weight version {version}").to(self._device)
+        # Between leases nobody uses the weights before.
+        before = None if self._policy is None else self._policy[1]
+        return from_bytes(record.data, where=f"weight version {version}", reuse=before).to(self._device)
 
 
 @contextmanager

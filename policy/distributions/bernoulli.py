@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from policy.distributions.base import Tempered
+from policy.distributions.base import Draw, Tempered
 from policy.unmasker import NEAR_TIE
 
 ARGMAX = 2
@@ -76,18 +76,33 @@ class BernoulliArgmax(Bernoulli):
     """
 
     def sample(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> tuple[Tensor, Tensor]:
+        return self._sample(logits_NL, eligible_NL, uniforms_NM, self._argmax(logits_NL, eligible_NL))
+
+    def draw(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> Draw:
+        """What `sample`, `log_prob` and `marked` give, with j* found once."""
+        best_NL = self._argmax(logits_NL, eligible_NL)
+        committed_NL, num_near_N = self._sample(logits_NL, eligible_NL, uniforms_NM, best_NL)
+        is_argmax_N = (committed_NL == best_NL).all(1) & eligible_NL.any(1)
+        log_prob_N = self._log_prob(logits_NL, eligible_NL, committed_NL, is_argmax_N)
+        return Draw(committed_NL, num_near_N, log_prob_N, committed_NL & is_argmax_N.unsqueeze(1))
+
+    def log_prob(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
+        is_argmax_N = self._is_argmax(logits_NL, eligible_NL, outcome_NL)
+        return self._log_prob(logits_NL, eligible_NL, outcome_NL, is_argmax_N)
+
+    def _sample(
+        self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor, best_NL: Tensor
+    ) -> tuple[Tensor, Tensor]:
         committed_NL, num_near_N = super().sample(logits_NL, eligible_NL, uniforms_NM)
         forced_N = eligible_NL.any(1) & ~committed_NL.any(1)
-        best_NL = self._argmax(logits_NL, eligible_NL)
         second_N = logits_NL.masked_fill(~eligible_NL | best_NL, -torch.inf).amax(1)
         best_N = logits_NL.masked_fill(~best_NL, -torch.inf).amax(1)
         num_near_N = num_near_N + (forced_N & (best_N - second_N < NEAR_TIE))
         return torch.where(forced_N.unsqueeze(1), best_NL, committed_NL), num_near_N
 
-    def log_prob(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
+    def _log_prob(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor, is_argmax_N: Tensor) -> Tensor:
         natural_N = super().log_prob(logits_NL, eligible_NL, outcome_NL)
         nothing_N = super().log_prob(logits_NL, eligible_NL, torch.zeros_like(outcome_NL))
-        is_argmax_N = self._is_argmax(logits_NL, eligible_NL, outcome_NL)
         # Masked before logaddexp so that rows outside the branch pass no gradient through it.
         forced_N = torch.where(is_argmax_N, nothing_N, torch.full_like(nothing_N, -torch.inf))
         # Nothing is never the outcome where something was eligible; the argmax took its probability.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policy.distributions.base import SetDistribution
+from policy.distributions.base import Draw, SetDistribution
 from policy.distributions.bernoulli import Bernoulli, BernoulliArgmax
 from policy.unmasker import NEAR_TIE
 
@@ -20,6 +20,9 @@ class Threshold(BernoulliArgmax):
 
     def sample(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> tuple[Tensor, Tensor]:
         return super().sample(logits_NL, eligible_NL, torch.full_like(uniforms_NM, 0.5))
+
+    def draw(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> Draw:
+        return SetDistribution.draw(self, logits_NL, eligible_NL, uniforms_NM)
 
     def log_prob(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
         return _certain(self, logits_NL, eligible_NL, outcome_NL)
@@ -43,7 +46,7 @@ class ExpectedCount(Bernoulli):
         return logits_NL.new_zeros(len(logits_NL))
 
 
-class Greedy:
+class Greedy(SetDistribution):
     """The `k` most likely positions, all where fewer are eligible."""
 
     is_ordered = False

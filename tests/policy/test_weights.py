@@ -63,6 +63,20 @@ def test_weights_and_architecture_come_back_bit_for_bit(config: PolicyConfig) ->
         assert torch.equal(again.state_dict()[name].view(torch.int32), value.view(torch.int32))
 
 
+def test_a_network_of_the_same_architecture_takes_the_weights_in_place() -> None:
+    before, after = make_network(SMALL, seed=0), written(seed=1)
+    assert from_bytes(after, where="here", reuse=before) is before
+    assert to_bytes(before) == after
+
+
+def test_a_network_of_another_architecture_is_left_alone() -> None:
+    other = make_network(replace(SMALL, hidden_size=32), seed=0)
+    held = to_bytes(other)
+    read = from_bytes(written(), where="here", reuse=other)
+    assert read is not other
+    assert (to_bytes(read), to_bytes(other)) == (written(), held)
+
+
 def test_the_same_weights_are_the_same_file() -> None:
     # Checksums name weights: of two runs, and of one version published again after a resume.
     network = make_network(SMALL, seed=0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from policy.distributions import SetDistribution
+from policy.distributions import ARGMAX, BernoulliArgmax, SetDistribution
 from policy.noise import Stream, uniforms
 from tests.policy.distributions.outcomes import KINDS, log_probs, outcome_tensor, outcomes, probability
 
@@ -49,6 +49,25 @@ def test_every_outcome_has_the_probability_of_the_definition_and_they_sum_to_one
         assert float(expected.sum()) == pytest.approx(1, abs=1e-12)
         assert float(got.sum()) == pytest.approx(1, abs=accuracy)
         torch.testing.assert_close(got, expected, rtol=accuracy, atol=1e-14)
+
+
+@EACH
+def test_a_draw_is_a_sample_with_its_log_probability_and_marks(kind: str) -> None:
+    distribution = KINDS[kind](0.6)
+    logits_NL, eligible_NL = random_rows(200, 7)
+    logits_NL[100:] -= 4.0  # where forced choices are common
+    uniforms_NM = noise(distribution, 200, 7)
+    drawn = distribution.draw(logits_NL, eligible_NL, uniforms_NM)
+    outcome_NL, num_near_N = distribution.sample(logits_NL, eligible_NL, uniforms_NM)
+    assert torch.equal(drawn.outcome_NL, outcome_NL)
+    assert torch.equal(drawn.num_near_N, num_near_N)
+    assert torch.equal(drawn.log_prob_N, distribution.log_prob(logits_NL, eligible_NL, outcome_NL))
+    if isinstance(distribution, BernoulliArgmax):
+        assert drawn.argmax_NL is not None
+        assert torch.equal(drawn.argmax_NL, distribution.marked(logits_NL, eligible_NL, outcome_NL) == ARGMAX)
+        assert 20 < drawn.argmax_NL.sum() < 180
+    else:
+        assert drawn.argmax_NL is None
 
 
 @EACH

@@ -27,11 +27,21 @@ from typing import Any
 
 from cluster.errors import RunFailure, StopRequested
 from cluster.logs import get_logger
-from cluster.metrics import Count, JsonlSink, Maximum, Mean, Metric, TimeStates, read_jsonl, reduce, values
+from cluster.metrics import JsonlSink, Metric, TimeStates, read_jsonl, reduce, values
 from cluster.run_dir import RunDir
 from cluster.runtime import wait_for
 from cluster.storage import atomic_write
 from learner.archive import archive_update
+from learner.breakdown import (
+    CHECKPOINT,
+    DRIVER,
+    LEARNER,
+    ROLLOUT,
+    VALIDATION,
+    Overlap,
+    overlapped_breakdown,
+    wall_clock_breakdown,
+)
 from learner.buffer import Entry, TrajectoryBuffer
 from learner.checkpoint import (
     POLICY_FILE,
@@ -45,10 +55,11 @@ from learner.config import RunConfig
 from learner.exported import UpdateExport
 from learner.group import LearnerGroup, TrajectoriesLost
 from learner.lease_plan import LeasePlan
+from learner.rollout_metrics import rollout_metrics, staleness_metrics
 from learner.update_plan import UpdateRows
 from learner.watch import Alarm, Watch
 from rollout_workers.grading.answers import GradeKind
-from rollout_workers.hosting import MAIN, in_parts, model_of, task_of
+from rollout_workers.hosting import in_parts
 from rollout_workers.lease import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.pool import Batch, RolloutPool, check_failures
 from rollout_workers.problems import Problems
@@ -56,8 +67,6 @@ from rollout_workers.tasks import Split
 
 _SLICE_S = 0.5
 ARCHIVE_DEADLINE_S = 60.0
-ROLLOUT, LEARNER, CHECKPOINT, VALIDATION, DRIVER = "rollout", "learner", "checkpoint", "validation", "driver"
-WAITING = "waiting"
 ACTORS_FILE = "actors.json"
 """In the run directory: the exclusive time states of every actor."""
 
@@ -364,111 +373,6 @@ class TrainingLoop:
                     "order": row.order_L.tolist(),
                 }
                 file.write(json.dumps(sample) + "\n")
-
-
-@dataclass(slots=True)
-class Overlap:
-    """How much of the learner's time passed while rollouts went on."""
-
-    hidden_s: float = 0.0
-    exposed_s: float = 0.0
-    started: float = dataclasses.field(default_factory=time.perf_counter)
-
-    def add(self, seconds: float, *, is_hidden: bool) -> None:
-        """Takes a part of an update's time."""
-        self.hidden_s += seconds * is_hidden
-        self.exposed_s += seconds * (not is_hidden)
-
-    def describe(self) -> str:
-        """One line; the gain is an upper bound where learner and rollout actors share processors."""
-        wall = time.perf_counter() - self.started
-        return (
-            f"overlap: updates took {self.hidden_s + self.exposed_s:.1f} s, {self.hidden_s:.1f} s of these while rollouts "
-            f"went on; the run took {wall:.1f} s, one after another at most {wall + self.hidden_s:.1f} s "
-            f"(gain up to {self.hidden_s / wall:.1%})"
-        )
-
-
-def staleness_metrics(
-    summaries: Sequence[LeaseSummary], step: int, *, failures: Sequence[tuple[Lease, str]], buffer: TrajectoryBuffer
-) -> dict[str, Metric]:
-    """How old the weights were that decided, and the groups that the update goes without, by reason."""
-    lags = [step - row.weight_version for summary in summaries for row in summary.rows]
-    return {
-        "weight_lag": Mean(sum(lags), len(lags)),
-        "weight_lag_max": Maximum(max(lags)),
-        "dropped_groups_failed": Count(sum(len(lease.groups) for lease, _ in failures)),
-        "dropped_groups_stale": Count(buffer.num_stale_dropped),
-    }
-
-
-def rollout_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
-    """Metrics of decoded rows; they depend on the rows alone, never on which actor decoded them.
-
-    Of a mixture, `reward_TASK` and `accuracy_TASK` tell each task's own. Of rewards with several terms, `reward_TERM` is the term,
-    unweighted. Experts' rows count in `expert_reward`, `expert_accuracy` and `expert_nfe` alone.
-    """
-    experts = [summary for summary in summaries if summary.lease.unmasker.expert is not None]
-    own = [summary for summary in summaries if summary.lease.unmasker.expert is None]
-    steered = _row_metrics(experts)
-    return _row_metrics(own) | {f"expert_{name}": steered[name] for name in ("reward", "accuracy", "nfe") if experts}
-
-
-def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
-    records: list[dict[str, Metric]] = []
-    is_mixture = len({group.task for summary in summaries for group in summary.lease.groups}) > 1
-    for summary in summaries:
-        columns = zip(summary.rows, summary.grades, summary.rewards, summary.reward_terms, strict=True)
-        for row, grade, reward, terms in columns:
-            records.append(
-                {
-                    "reward": Mean(reward, 1),
-                    "accuracy": Mean(float(grade.is_correct), 1),
-                    "nfe": Mean(row.nfe, 1),
-                    "nfe_max": Maximum(row.nfe),
-                    "unparsable_share": Mean(float(grade.kind is GradeKind.UNPARSABLE), 1),
-                    "grader_error_share": Mean(float(not grade.is_valid), 1),
-                    "step_limit_share": Mean(float(row.status == "step_limit"), 1),
-                    "near_tie_share": Mean(float(row.num_near_ties > 0), 1),
-                }
-            )
-            if len(terms) > 1:
-                records[-1] |= {f"reward_{name}": Mean(value, 1) for name, value in terms.items()}
-            if is_mixture:
-                task = _in_metric_names(row.example_id.partition("/")[0])
-                own: dict[str, Metric] = {"reward": Mean(reward, 1), "accuracy": Mean(float(grade.is_correct), 1)}
-                records[-1] |= {f"{name}_{task}": value for name, value in own.items()}
-    return reduce(records)
-
-
-def _in_metric_names(task: str) -> str:
-    """`sudoku@second` as `sudoku_on_second`: sinks of metrics allow few signs in names."""
-    return task if model_of(task) == MAIN else f"{task_of(task)}_on_{model_of(task)}"
-
-
-def wall_clock_breakdown(
-    driver: dict[str, float], summaries: list[LeaseSummary], *, num_actors: int
-) -> dict[str, float]:
-    """Seconds of wall-clock by cause; they add up to the driver's.
-
-    While leases are out (training and validation alike) the time is split by what the actors did, averaged over them; what is left
-    of it they waited, for the slowest actor or for dispatch. During the other phases the driver's own state is the cause.
-    """
-    times = dict(driver)
-    decoding = times.pop(ROLLOUT, 0.0) + times.pop(VALIDATION, 0.0)
-    busy: dict[str, float] = {}
-    for summary in summaries:
-        for name, seconds in summary.seconds.items():
-            if name != WAITING:
-                busy[name] = busy.get(name, 0.0) + seconds / num_actors
-    return times | busy | {WAITING: decoding - sum(busy.values())}
-
-
-def overlapped_breakdown(
-    driver: dict[str, float], summaries: list[LeaseSummary], *, num_actors: int
-) -> dict[str, float]:
-    """The same where rollouts go on beside everything: what the actors did, averaged over them, and the rest they waited."""
-    return wall_clock_breakdown({ROLLOUT: sum(driver.values())}, summaries, num_actors=num_actors)
 
 
 def best_policy(run_dir: RunDir, progress: Progress) -> tuple[str, bytes]:

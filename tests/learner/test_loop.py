@@ -12,10 +12,11 @@ from cluster.config import to_dict
 from cluster.errors import StopRequested
 from cluster.metrics import read_jsonl
 from cluster.run_dir import RunDir
+from learner.breakdown import overlapped_breakdown
 from learner.checkpoint import POLICY_FILE, STATE_FILE, read_progress
 from learner.config import RESULT_NEUTRAL
 from learner.group import TrajectoriesLost
-from learner.loop import TrainingLoop, overlapped_breakdown
+from learner.loop import TrainingLoop
 from learner.main import resolve
 from rollout_workers.lease import Lease, LeaseSummary
 from rollout_workers.pool import Batch, LeaseFailed

@@ -62,8 +62,7 @@ class Opened:
         self.page.goto(report.as_uri())
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_it_opens_without_errors_requests_or_sideways_scrolling(browser, report, width, scheme):
     opened = Opened(browser, report, viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = opened.page

@@ -22,7 +22,7 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny_blocks"])
+@pytest.mark.parametrize("preset", [pytest.param("tiny", marks=pytest.mark.slow), "tiny_blocks"])
 def test_both_sides_end_with_the_same_weights(preset):
     config = resolve([preset, *SMALL])
     figures = bench_update(config, make_network(config.policy, seed=3), repeats=1)
@@ -33,7 +33,7 @@ def test_both_sides_end_with_the_same_weights(preset):
     assert figures.max_weight_gap < 2 * config.learner.learning_rate
 
 
-@pytest.mark.parametrize("normaliser", ["per_step", "sum", "constant"])
+@pytest.mark.parametrize("normaliser", ["per_step", "constant", pytest.param("sum", marks=pytest.mark.slow)])
 def test_both_sides_weigh_steps_alike(normaliser):
     config = resolve(["tiny", *SMALL, f"learner.normaliser={normaliser}", "learner.num_iterations=1"])
     assert bench_update(config, make_network(config.policy, seed=3), repeats=1).max_weight_gap < 1e-4

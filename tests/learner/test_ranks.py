@@ -134,7 +134,7 @@ def alone() -> dict[str, Any]:
     return {name: learn(OneRank(), name) for name in VARIANTS}
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_any_number_of_ranks_learns_the_same(alone: Any, num_ranks: int) -> None:
     found = in_processes(num_ranks, learn_all)
     for name, (weights, metrics) in alone.items():

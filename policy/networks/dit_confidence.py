@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from policy.config import PolicyConfig
+from policy.distinct_positions import DistinctPositions
 from policy.networks.base import PolicyNetwork
 from policy.networks.layers import AdaptiveBlock, position_states, time_embedding
 from policy.used_positions import UsedPositions
@@ -63,11 +64,15 @@ class ConfidenceDiT(PolicyNetwork):
         legacy = self.config.time_embedding == "legacy"
         time_N1E = time_embedding(time_N, self.config.time_embed_size, legacy=legacy)
         condition_NSH = self.mask_embedding.weight + self.time_mlp(time_N1E)
-        x = self.confidence_proj(self._features(confidences_NLK))
         *blocks, last = self.transformer_blocks
+        distinct = None
+        if used is not None and not blocks:
+            distinct = DistinctPositions.of(state_NL, confidences_NLK, condition_NSH.shape[1])
+            confidences_NLK = distinct.confidences_PK
+        x = self.confidence_proj(self._features(confidences_NLK))
         for block in blocks:
             x = block(x, condition_NSH, state_NL)
-        x = last(x, condition_NSH, state_NL, used)
+        x = last(x, condition_NSH, state_NL, used, distinct)
         logits: Tensor = self.output_proj(self.final_norm(x)).squeeze(-1)
         return logits if used is None else used.scattered(logits)
 

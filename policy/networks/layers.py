@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policy.distinct_positions import DistinctPositions
 from policy.used_positions import UsedPositions
 
 ROPE_BASE = 10_000.0
@@ -107,21 +108,35 @@ class AdaptiveBlock(nn.Module):
         self.norm2 = nn.LayerNorm(hidden_size)
 
     def forward(
-        self, x_NLH: Tensor, condition_NSH: Tensor, state_NL: Tensor, used: UsedPositions | None = None
+        self,
+        x: Tensor,
+        condition_NSH: Tensor,
+        state_NL: Tensor,
+        used: UsedPositions | None = None,
+        distinct: DistinctPositions | None = None,
     ) -> Tensor:
         """`[N, L, H]`, or `[M, H]` of the used positions.
 
-        `condition_NSH` has one condition per state; `state_NL` names the state of each position.
+        `condition_NSH` has one condition per state; `state_NL` names the state of each position. `x` is `[N, L, H]`, or `[P, H]` of
+        the distinct positions, which some must be used of.
         """
         # Once per state, not once per position.
         scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition_NSH).chunk(6, -1)
         ahead_NSC = torch.cat([1 + scale1, shift1], -1)
         behind_NSC = torch.cat([1 + gate1, 1 + scale2, shift2, 1 + gate2], -1)
-        scale1, shift1 = per_position(ahead_NSC, state_NL).chunk(2, -1)
+        if distinct is None:
+            scale1, shift1 = per_position(ahead_NSC, state_NL).chunk(2, -1)
+        else:
+            scale1, shift1 = F.embedding(distinct.state_P, ahead_NSC.flatten(0, 1)).chunk(2, -1)
         gate1, scale2, shift2, gate2 = per_position(behind_NSC, state_NL, used).chunk(4, -1)
-        h_NLH = torch.addcmul(shift1, self.norm1(x_NLH), scale1)
-        key_NLH, value_NLH = self.k_proj(h_NLH), self.v_proj(h_NLH)
-        x, h = (x_NLH, h_NLH) if used is None else (used.of(x_NLH), used.of(h_NLH))
+        h = torch.addcmul(shift1, self.norm1(x), scale1)
+        key_NLH, value_NLH = self.k_proj(h), self.v_proj(h)
+        if distinct is not None:
+            assert used is not None
+            key_NLH, value_NLH = distinct.everywhere(key_NLH), distinct.everywhere(value_NLH)
+            x, h = distinct.at(used, x), distinct.at(used, h)
+        elif used is not None:
+            x, h = used.of(x), used.of(h)
         attended = attend(self.q_proj(h), key_NLH, value_NLH, num_heads=self.num_heads, used=used)
         x = torch.addcmul(x, gate1, self.out_proj(attended))
         fed = self.linear2(F.gelu(self.linear1(torch.addcmul(shift2, self.norm2(x), scale2))))

@@ -15,6 +15,7 @@ SHAPE = BackboneShape(hidden_size=8, num_heads=2, feed_forward_size=12)
 CONFIDENCE = PolicyConfig(hidden_size=8, feed_forward_size=12, num_heads=2, time_embed_size=8, num_confidences=2)
 NETWORKS = {
     "dit_confidence": CONFIDENCE,
+    "states and log-odds": replace(CONFIDENCE, see_block=True, confidence_features="raw_and_log_odds"),
     "two blocks": replace(CONFIDENCE, num_blocks=2, see_block=True),
     "dit_hidden": replace(CONFIDENCE, network="dit_hidden", backbone=SHAPE, num_blocks=2),
     "upo": PolicyConfig(
@@ -25,12 +26,15 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_logits_and_gradients_of_used_positions(name: str, share: float) -> None:
+@pytest.mark.parametrize("certain_share", [0.0, 0.6, 1.0])
+def test_logits_and_gradients_of_used_positions(name: str, share: float, certain_share: float) -> None:
     generator = torch.Generator().manual_seed(0)
     network = randomised(NETWORKS[name]).requires_grad_(True)
     masked = torch.rand(4, 9, generator=generator) < 0.7
     eligible = masked & (torch.rand(4, 9, generator=generator) < 0.7)
     confidences = torch.rand(4, 9, 2, generator=generator, dtype=torch.float64).sort(2, descending=True).values
+    is_certain = torch.rand(4, 9, generator=generator) < certain_share
+    confidences[is_certain] = torch.tensor([1.0, 0.0], dtype=torch.float64)
     hidden = torch.randn(4, 9, 8, generator=generator, dtype=torch.float64) if network.config.reads_hidden else None
     time = torch.rand(4, generator=generator, dtype=torch.float64)
     is_used = torch.rand(4, 9, generator=generator) < share

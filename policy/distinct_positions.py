@@ -1,0 +1,54 @@
+"""Positions that a policy cannot tell apart: where nothing was asked for, a row's positions of one state all look certain.
+
+Everything before attention is computed once for those. On a canvas of which half is committed, or of which one block in three is
+decided, that is most of it.
+
+Shapes: `N` rows, `L` positions of each, `K` confidences of a position, `S` states, `P` distinct places of all rows, `M` used
+positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from policy.used_positions import UsedPositions
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctPositions:
+    """One place for each state of each row, and one for each position that is not certain."""
+
+    state_P: Tensor
+    """int64, row * S + state."""
+    confidences_PK: Tensor
+    place_NL: Tensor
+    """Where each position's lies."""
+
+    @staticmethod
+    def of(state_NL: Tensor, confidences_NLK: Tensor, num_states: int) -> DistinctPositions:
+        """The places of positions with these states and confidences."""
+        N, _, K = confidences_NLK.shape
+        certain_K = confidences_NLK.new_zeros(K)
+        certain_K[0] = 1.0
+        shared_NL = (confidences_NLK == certain_K).all(-1)
+        state_NL = state_NL + num_states * torch.arange(N, device=state_NL.device).unsqueeze(1)
+        own_NL = ~shared_NL
+        place_NL = torch.where(shared_NL, state_NL, N * num_states - 1 + own_NL.flatten().cumsum(0).view_as(own_NL))
+        shared_P = torch.arange(N * num_states, device=state_NL.device)
+        return DistinctPositions(
+            torch.cat([shared_P, state_NL[own_NL]]),
+            torch.cat([certain_K.expand(N * num_states, K), confidences_NLK[own_NL]]),
+            place_NL,
+        )
+
+    def everywhere(self, x_PC: Tensor) -> Tensor:
+        """`[N, L, C]`. As an embedding, whose gradient is a sum in a fixed order."""
+        return F.embedding(self.place_NL, x_PC)
+
+    def at(self, used: UsedPositions, x_PC: Tensor) -> Tensor:
+        """`[M, C]` of the used positions."""
+        return F.embedding(used.of(self.place_NL), x_PC)

@@ -3,8 +3,8 @@
 Everything before attention is computed once for those. On a canvas of which half is committed, or of which one block in three is
 decided, that is most of it.
 
-Shapes: `N` rows, `L` positions of each, `K` confidences of a position, `S` states, `P` distinct places of all rows, `M` used
-positions.
+Shapes: `N` rows, `L` positions of each, `K` confidences of a position, `S` states, `P` distinct places of all rows, `O` of these
+of one position alone, `M` used positions.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class DistinctPositions:
         certain_K[0] = 1.0
         shared_NL = (confidences_NLK == certain_K).all(-1)
         state_NL = state_NL + num_states * torch.arange(N, device=state_NL.device).unsqueeze(1)
-        own_NL = ~shared_NL
-        place_NL = torch.where(shared_NL, state_NL, N * num_states - 1 + own_NL.flatten().cumsum(0).view_as(own_NL))
+        own_O = (~shared_NL).flatten().nonzero().squeeze(1)
         shared_P = torch.arange(N * num_states, device=state_NL.device)
+        own_places_O = N * num_states + torch.arange(len(own_O), device=own_O.device)
         return DistinctPositions(
-            torch.cat([shared_P, state_NL[own_NL]]),
-            torch.cat([certain_K.expand(N * num_states, K), confidences_NLK[own_NL]]),
-            place_NL,
+            torch.cat([shared_P, state_NL.flatten()[own_O]]),
+            torch.cat([certain_K.expand(N * num_states, K), confidences_NLK.flatten(0, 1)[own_O]]),
+            state_NL.flatten().index_copy(0, own_O, own_places_O).view_as(state_NL),
         )
 
     def everywhere(self, x_PC: Tensor) -> Tensor:

@@ -117,8 +117,8 @@ class AdaptiveBlock(nn.Module):
     ) -> Tensor:
         """`[N, L, H]`, or `[M, H]` of the used positions.
 
-        `condition_NSH` has one condition per state; `state_NL` names the state of each position. `x` is `[N, L, H]`, or `[P, H]` of
-        the distinct positions, which some must be used of.
+        `condition_NSH` has one condition per state; `state_NL` names the state of each position. `x` is `[N, L, H]`, or `[P, H]`
+        with `distinct` positions, and then `used` says which.
         """
         # Once per state, not once per position.
         scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition_NSH).chunk(6, -1)
@@ -130,14 +130,14 @@ class AdaptiveBlock(nn.Module):
             scale1, shift1 = F.embedding(distinct.state_P, ahead_NSC.flatten(0, 1)).chunk(2, -1)
         gate1, scale2, shift2, gate2 = per_position(behind_NSC, state_NL, used).chunk(4, -1)
         h = torch.addcmul(shift1, self.norm1(x), scale1)
-        key_NLH, value_NLH = self.k_proj(h), self.v_proj(h)
+        key, value = self.k_proj(h), self.v_proj(h)
         if distinct is not None:
             assert used is not None
-            key_NLH, value_NLH = distinct.everywhere(key_NLH), distinct.everywhere(value_NLH)
+            key, value = distinct.everywhere(key), distinct.everywhere(value)
             x, h = distinct.at(used, x), distinct.at(used, h)
         elif used is not None:
             x, h = used.of(x), used.of(h)
-        attended = attend(self.q_proj(h), key_NLH, value_NLH, num_heads=self.num_heads, used=used)
+        attended = attend(self.q_proj(h), key, value, num_heads=self.num_heads, used=used)
         x = torch.addcmul(x, gate1, self.out_proj(attended))
         fed = self.linear2(F.gelu(self.linear1(torch.addcmul(shift2, self.norm2(x), scale2))))
         return torch.addcmul(x, gate2, fed)

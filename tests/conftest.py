@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import ray
 from hypothesis import settings
 
 from cluster.runtime import start_ray, stop_ray
@@ -72,12 +73,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileS
     return Scheduling(config, log)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ray ends with the last file that uses it: its own processes are never quite idle."""
+    if ray.is_initialized() and nextitem is not None and _scope(nextitem.nodeid) != _scope(item.nodeid) == RAY:
+        stop_ray()
+
+
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """A small local Ray with four logical CPUs; tests that use it carry ``@pytest.mark.ray``."""
-    started = start_ray(address="local", num_cpus=4, object_store_bytes=100 * 2**20)
+    start_ray(address="local", num_cpus=4, object_store_bytes=100 * 2**20)
     yield
-    if started:
+    if ray.is_initialized():
         stop_ray()
 
 

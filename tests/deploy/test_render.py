@@ -242,7 +242,7 @@ TEXTS = st.text(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.dictionaries(TEXTS, TEXTS | st.lists(TEXTS, max_size=3) | st.integers() | st.booleans(), max_size=5))
 def test_text_stays_text_for_every_reader(data):
     text = dump_manifests([data])

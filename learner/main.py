@@ -19,6 +19,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from cluster.config import apply_overrides, build, dump_yaml, load_yaml, to_dict
 from cluster.errors import DeadlineExceeded, ExitCode, RunFailure, UserError
+from cluster.imports import importing
 from learner import parity
 from learner.config import RunConfig
 
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(dump_yaml(to_dict(config)), end="")
             print(derived_arithmetic(config))
             return ExitCode.FINISHED
-        from learner.run import run
+        with importing():
+            from learner.run import run
 
         with _StopFlag() as stop:
             return run(config, resume=_RESUME[options.resume], should_stop=stop, on_started=stop.listen)

@@ -50,11 +50,12 @@ class Study:
 _NO_HEURISTICS = "evaluation.heuristics={}"
 _AS_TRAINED = "evaluation.policy_temperatures=[]"
 _QUICK = (
-    "learner.num_steps=12",
+    "learner.num_steps=6",
     "learner.prompts_per_step=8",
     "checkpoint.every=6",
-    "checkpoint.validation_examples=64",
+    "checkpoint.validation_examples=32",
     "evaluation.num_examples=64",
+    "evaluation.policy_temperatures=[]",
 )
 _SWEEP = "evaluation.heuristics={random: [8, 16], low_confidence: [4, 8, 16], threshold: [0.15, 0.5, 0.7, 0.9, 0.99]}"
 

@@ -50,6 +50,8 @@ def test_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.C
         "6",
         "--repeats",
         "1",
+        "--block-lengths",
+        "16",
         "--batch-sizes",
         "3",
         "--threads",

@@ -25,7 +25,7 @@ def groups(num_groups: int, size: int, *, length: int = 12) -> list[Sequence]:
     return rows
 
 
-@pytest.mark.parametrize("num_slots", [1, 3, 64])
+@pytest.mark.parametrize("num_slots", [pytest.param(1, marks=pytest.mark.slow), 3, 64])
 def test_a_group_decodes_as_its_samples_do_alone(num_slots):
     model, unmasker = SpyModel(random_llama(seed=1)), lively_policy(seed=2, initial_logit=-1.0)
     rows = groups(3, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from evaluation.results_dir import ResultsDir
 from evaluation.statistics import hypervolume
 from evaluation.tables import comparison_line, results_table
 from evaluation.views import ALL_TASKS, View, make_views
+
+_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,16 @@ def write_outputs(results: ResultsDir, records: Sequence[ExampleRecord], context
         results.write(name, data)
     results.write_json("results.json", _document(views, context))
     actors = [dict(actor) for actor in context.actors]
-    results.write_json("manifest.json", manifest(context.settings, context.evaluation, files, actors=actors))
+    results.write_json(_MANIFEST, manifest(context.settings, context.evaluation, files, actors=actors))
     return views
+
+
+def actors_before(results: ResultsDir) -> list[dict[str, Any]]:
+    """What the actors of the command ran on that wrote the outputs last; none where there are none."""
+    if not results.exists(_MANIFEST):
+        return []
+    actors: list[dict[str, Any]] = json.loads(results.read(_MANIFEST))["actors"]
+    return actors
 
 
 def print_tables(views: Sequence[View], *, alpha: float) -> None:

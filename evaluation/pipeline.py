@@ -141,7 +141,7 @@ def _describe(prepared: Preparation, save_path: str) -> None:
 
 def _run(prepared: Preparation, save_path: str) -> None:
     from evaluation.conditions import conditions_of
-    from evaluation.outputs import Context, write_outputs
+    from evaluation.outputs import Context, actors_before, write_outputs
     from evaluation.report import write_report
     from evaluation.results_dir import ResultsDir
     from evaluation.runner import decoded_before
@@ -153,7 +153,7 @@ def _run(prepared: Preparation, save_path: str) -> None:
         config.model_configs, config.decode, config.reward, config.evaluation,
         versions={policy.name: policy.version for policy in policies}, run_seed=config.seed,
     )  # fmt: skip
-    devices: list[dict[str, Any]] = []
+    devices = actors_before(results)
     outcome = decoded_before(prepared.suites, config.evaluation, conditions, results)
     if outcome is None:
         outcome, devices = _decode(prepared, conditions, results)

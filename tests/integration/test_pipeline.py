@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -45,7 +46,11 @@ def test_everything_is_written_and_a_second_command_decodes_nothing(undisturbed:
     for name in ("summary.csv", "detailed.csv", "results.json", "manifest.json", "pareto.png", "report.html"):
         assert (undisturbed / name).stat().st_size > 0, name
     shards = {path.name: path.stat().st_mtime_ns for path in (undisturbed / "shards").iterdir()}
+    manifest = undisturbed / "manifest.json"
+    decoded_on = json.loads(manifest.read_text())["actors"]
+    assert len(decoded_on) == 1
     assert main([str(run), *SWEEP, "--save-path", str(undisturbed)]) == ExitCode.FINISHED
+    assert json.loads(manifest.read_text())["actors"] == decoded_on
     assert {path.name: path.stat().st_mtime_ns for path in (undisturbed / "shards").iterdir()} == shards
 
 

@@ -26,7 +26,7 @@ from evaluation.submission import submit
 
 if TYPE_CHECKING:
     from evaluation.results_dir import ResultsDir
-    from evaluation.runner import Conditions, Outcome
+    from evaluation.runner import Conditions, Outcome, Work
 
 logger = get_logger(__name__)
 
@@ -142,9 +142,10 @@ def _describe(prepared: Preparation, save_path: str) -> None:
 def _run(prepared: Preparation, save_path: str) -> None:
     from evaluation.conditions import conditions_of
     from evaluation.outputs import Context, actors_before, write_outputs
+    from evaluation.records import sort_records
     from evaluation.report import write_report
     from evaluation.results_dir import ResultsDir
-    from evaluation.runner import decoded_before
+    from evaluation.runner import Outcome, Work
 
     config, policies = prepared.config, prepared.policies
     results = ResultsDir(save_path, config.storage)
@@ -153,10 +154,11 @@ def _run(prepared: Preparation, save_path: str) -> None:
         config.model_configs, config.decode, config.reward, config.evaluation,
         versions={policy.name: policy.version for policy in policies}, run_seed=config.seed,
     )  # fmt: skip
-    devices = actors_before(results)
-    outcome = decoded_before(prepared.suites, config.evaluation, conditions, results)
-    if outcome is None:
-        outcome, devices = _decode(prepared, conditions, results)
+    work = Work.left(prepared.suites, config.evaluation, conditions, results)
+    if work.shards:
+        outcome, devices = _decode(prepared, work, conditions, results)
+    else:
+        outcome, devices = Outcome(sort_records(work.records), []), actors_before(results)
     context = Context(
         alpha=config.reward.alpha,
         settings=prepared.settings,
@@ -171,13 +173,15 @@ def _run(prepared: Preparation, save_path: str) -> None:
     outcome.raise_failures()
 
 
-def _decode(prepared: Preparation, conditions: Conditions, results: ResultsDir) -> tuple[Outcome, list[dict[str, Any]]]:
-    """What is missing, decoded by actors that end with it; also where they ran."""
+def _decode(
+    prepared: Preparation, work: Work, conditions: Conditions, results: ResultsDir
+) -> tuple[Outcome, list[dict[str, Any]]]:
+    """What is left, decoded by actors that end with it; also where they ran."""
     from cluster.runtime import start_ray, stop_ray
     from evaluation.actors import STORE_DEADLINE_S, EvaluationActors, local_cpus
     from evaluation.environment import environment_record
     from evaluation.progress import EvaluationProgress
-    from evaluation.runner import evaluate
+    from evaluation.runner import decode
 
     config, policies = prepared.config, prepared.policies
     started_here = start_ray(address=config.ray_address, num_cpus=local_cpus(config))
@@ -185,9 +189,7 @@ def _decode(prepared: Preparation, conditions: Conditions, results: ResultsDir) 
     try:
         actors = EvaluationActors(config, policies, canvas_length=max(prepared.canvas_lengths.values()))
         with EvaluationProgress() as progress:
-            outcome = evaluate(
-                actors.pool, prepared.suites, config.evaluation, conditions, results, on_progress=progress
-            )
+            outcome = decode(actors.pool, work, conditions, results, on_progress=progress)
         return outcome, actors.pool.call_each(
             environment_record, deadline_s=STORE_DEADLINE_S, what="the actors' devices"
         )

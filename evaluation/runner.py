@@ -113,6 +113,20 @@ def validation_rewards(
     return {arm: math.fsum(values) / max(1, len(values)) for arm, values in rewards.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the results directory has of an evaluation, and what is still to be decoded."""
+
+    records: list[ExampleRecord]
+    shards: list[Shard]
+
+    @staticmethod
+    def left(suites: Sequence[Suite], config: EvaluationConfig, conditions: Conditions, results: ResultsDir) -> Work:
+        """Of these suites."""
+        records = results.records()
+        return Work(records, plan(suites, config, conditions, done={record.key for record in records}))
+
+
 def evaluate(
     pool: RolloutPool,
     suites: Sequence[Suite],
@@ -123,11 +137,23 @@ def evaluate(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """The records of all suites; those already in `results` are kept and the rest decoded and added there."""
-    records = results.records()
-    shards = {shard.lease.id: shard for shard in plan(suites, config, conditions, done=_keys(records))}
-    total = sum(len(shard.lease.groups) for shard in shards.values())
+    work = Work.left(suites, config, conditions, results)
+    return decode(pool, work, conditions, results, on_progress=on_progress)
+
+
+def decode(
+    pool: RolloutPool,
+    work: Work,
+    conditions: Conditions,
+    results: ResultsDir,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Outcome:
+    """All records of an evaluation with so much left; what is decoded is added to `results`."""
+    records = list(work.records)
+    waiting = {shard.lease.id: shard for shard in work.shards}
+    total = sum(len(shard.lease.groups) for shard in work.shards)
     failures: list[Failure] = []
-    waiting = dict(shards)
 
     def on_failure(lease: Lease, reason: str) -> None:
         failures.append(Failure(waiting.pop(lease.id), reason))
@@ -135,7 +161,7 @@ def evaluate(
     num_done = 0
     on_progress(0, total)
     try:
-        for summary, _ in pool.run([shard.lease for shard in shards.values()], on_failure=on_failure):
+        for summary, _ in pool.run([shard.lease for shard in work.shards], on_failure=on_failure):
             fresh = _records(summary, waiting.pop(summary.lease.id), conditions)
             traces = [trace_document(fresh[row], trace) for row, trace in summary.traces.items()]
             results.append(fresh, traces)
@@ -145,19 +171,6 @@ def evaluate(
     except (DeadlineExceeded, PoolExhausted) as error:
         failures.extend(Failure(shard, str(error)) for shard in waiting.values())
     return Outcome(sort_records(records), failures)
-
-
-def decoded_before(
-    suites: Sequence[Suite], config: EvaluationConfig, conditions: Conditions, results: ResultsDir
-) -> Outcome | None:
-    """What `evaluate` would give if it needs no actor, because `results` has everything; else None."""
-    records = results.records()
-    missing = plan(suites, config, conditions, done=_keys(records))
-    return None if missing else Outcome(sort_records(records), [])
-
-
-def _keys(records: Sequence[ExampleRecord]) -> set[tuple[Arm, int, str]]:
-    return {record.key for record in records}
 
 
 def plan(

@@ -37,11 +37,14 @@ def rollout_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
 
 
 def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
-    rows = [row for summary in summaries for row in summary.rows]
-    if not rows:
+    columns = [
+        column
+        for each in summaries
+        for column in zip(each.rows, each.rewards, each.grades, each.reward_terms, strict=True)
+    ]
+    if not columns:
         return {}
-    rewards = [reward for summary in summaries for reward in summary.rewards]
-    grades = [grade for summary in summaries for grade in summary.grades]
+    rows, rewards, grades, terms = zip(*columns, strict=True)
     is_correct = [grade.is_correct for grade in grades]
     metrics: dict[str, Metric] = {
         "reward": _mean(rewards),
@@ -53,7 +56,6 @@ def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
         "step_limit_share": _mean([row.status == "step_limit" for row in rows]),
         "near_tie_share": _mean([row.num_near_ties > 0 for row in rows]),
     }
-    terms = [terms for summary in summaries for terms in summary.reward_terms]
     if len(terms[0]) > 1:
         metrics |= {f"reward_{name}": _mean([each[name] for each in terms]) for name in terms[0]}
     tasks = [row.example_id.partition("/")[0] for row in rows]

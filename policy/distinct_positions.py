@@ -35,7 +35,7 @@ class DistinctPositions:
         certain_K = confidences_NLK.new_zeros(K)
         certain_K[0] = 1.0
         shared_NL = (confidences_NLK == certain_K).all(-1)
-        state_NL = state_NL + num_states * torch.arange(N, device=state_NL.device).unsqueeze(1)
+        state_NL = row_states(state_NL, num_states)
         own_O = (~shared_NL).flatten().nonzero().squeeze(1)
         shared_P = torch.arange(N * num_states, device=state_NL.device)
         own_places_O = N * num_states + torch.arange(len(own_O), device=own_O.device)
@@ -49,6 +49,12 @@ class DistinctPositions:
         """`[N, L, C]`. As an embedding, whose gradient is a sum in a fixed order."""
         return F.embedding(self.place_NL, x_PC)
 
-    def at(self, used: UsedPositions, x_PC: Tensor) -> Tensor:
-        """`[M, C]` of the used positions."""
-        return F.embedding(used.of(self.place_NL), x_PC)
+    def at(self, used: UsedPositions, *each_PC: Tensor) -> list[Tensor]:
+        """`[M, C]` of the used positions, of each."""
+        place_M = used.of(self.place_NL)
+        return [F.embedding(place_M, x_PC) for x_PC in each_PC]
+
+
+def row_states(state_NL: Tensor, num_states: int) -> Tensor:
+    """`[N, L]` int64 row * S + state."""
+    return state_NL + num_states * torch.arange(len(state_NL), device=state_NL.device).unsqueeze(1)

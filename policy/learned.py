@@ -84,14 +84,7 @@ class LearnedUnmasker:
         logits_BL, open_BL = self.logits(observation)
         num_uniforms = logits_BL.shape[1] + self.distribution.num_extra_uniforms
         noise_BM = uniforms(observation.keys_B, observation.nfe_B, num_uniforms, Stream.POLICY)
-        drawn = self.distribution.draw(logits_BL, open_BL, noise_BM)
-        return Decision(
-            commit_BL=drawn.outcome_NL.bool(),
-            log_prob_B=drawn.log_prob_N,
-            num_near_ties_B=drawn.num_near_N,
-            rank_BL=drawn.outcome_NL if self.distribution.is_ordered else None,
-            argmax_BL=drawn.argmax_NL,
-        )
+        return self.distribution.draw(logits_BL, open_BL, noise_BM)
 
 
 def sole_argmax(

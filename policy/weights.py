@@ -46,7 +46,7 @@ def sorted_header(data: bytes) -> bytes:
 def from_bytes(data: bytes, *, where: str, reuse: PolicyNetwork | None = None) -> PolicyNetwork:
     """The network that `to_bytes` wrote; `where` names the file in errors (`WeightsError`).
 
-    A network of the same architecture to `reuse` takes the weights where it is and is returned, which saves most of the time.
+    `reuse` takes the weights where it is, which saves most of the time, if its architecture is that of the file.
     """
     tensors, metadata = _read(data, where)
     if metadata.get("format") != FORMAT:

@@ -9,26 +9,15 @@ Shapes: `N` rows or packed steps, `L` positions, `M` uniforms per row. Positions
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from policy.unmasker import Decision
+
 FLOOR = -1e30
 """Stands for the logit of what cannot be chosen: exp gives 0, and unlike -inf it makes no NaN in differences and gradients."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One decision of each row."""
-
-    outcome_NL: Tensor
-    num_near_N: Tensor
-    """int64, comparisons within rounding of going the other way."""
-    log_prob_N: Tensor
-    argmax_NL: Tensor | None = None
-    """As `policy.unmasker.Decision.argmax_BL`."""
 
 
 class SetDistribution(Protocol):
@@ -43,10 +32,15 @@ class SetDistribution(Protocol):
         """(outcome `[N, L]`, number of comparisons within rounding of going the other way `[N]` int64)."""
         ...
 
-    def draw(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> Draw:
+    def draw(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> Decision:
         """What `sample` decides, with its `log_prob`."""
         outcome_NL, num_near_N = self.sample(logits_NL, eligible_NL, uniforms_NM)
-        return Draw(outcome_NL, num_near_N, self.log_prob(logits_NL, eligible_NL, outcome_NL))
+        return Decision(
+            commit_BL=outcome_NL.bool(),
+            log_prob_B=self.log_prob(logits_NL, eligible_NL, outcome_NL),
+            num_near_ties_B=num_near_N,
+            rank_BL=outcome_NL if self.is_ordered else None,
+        )
 
     def log_prob(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
         """Exact log-probability `[N]` of the outcomes; 0 for rows with nothing eligible, -inf for impossible outcomes."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from policy.distributions.base import Draw, Tempered
-from policy.unmasker import NEAR_TIE
+from policy.distributions.base import Tempered
+from policy.unmasker import NEAR_TIE, Decision
 
 ARGMAX = 2
 """Marks the position that is committed alone and was the most likely one when that was decided."""
@@ -78,13 +78,13 @@ class BernoulliArgmax(Bernoulli):
     def sample(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> tuple[Tensor, Tensor]:
         return self._sample(logits_NL, eligible_NL, uniforms_NM, self._argmax(logits_NL, eligible_NL))
 
-    def draw(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> Draw:
+    def draw(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> Decision:
         """What `sample`, `log_prob` and `marked` give, with j* found once."""
         best_NL = self._argmax(logits_NL, eligible_NL)
         committed_NL, num_near_N = self._sample(logits_NL, eligible_NL, uniforms_NM, best_NL)
         is_argmax_N = (committed_NL == best_NL).all(1) & eligible_NL.any(1)
         log_prob_N = self._log_prob(logits_NL, eligible_NL, committed_NL, is_argmax_N)
-        return Draw(committed_NL, num_near_N, log_prob_N, committed_NL & is_argmax_N.unsqueeze(1))
+        return Decision(committed_NL, log_prob_N, num_near_N, argmax_BL=committed_NL & is_argmax_N.unsqueeze(1))
 
     def log_prob(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:
         is_argmax_N = self._is_argmax(logits_NL, eligible_NL, outcome_NL)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policy.distributions.base import Draw, SetDistribution
+from policy.distributions.base import SetDistribution
 from policy.distributions.bernoulli import Bernoulli, BernoulliArgmax
-from policy.unmasker import NEAR_TIE
+from policy.unmasker import NEAR_TIE, Decision
 
 
 class Threshold(BernoulliArgmax):
@@ -21,7 +21,7 @@ class Threshold(BernoulliArgmax):
     def sample(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> tuple[Tensor, Tensor]:
         return super().sample(logits_NL, eligible_NL, torch.full_like(uniforms_NM, 0.5))
 
-    def draw(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> Draw:
+    def draw(self, logits_NL: Tensor, eligible_NL: Tensor, uniforms_NM: Tensor) -> Decision:
         return SetDistribution.draw(self, logits_NL, eligible_NL, uniforms_NM)
 
     def log_prob(self, logits_NL: Tensor, eligible_NL: Tensor, outcome_NL: Tensor) -> Tensor:

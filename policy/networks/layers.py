@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policy.distinct_positions import DistinctPositions
+from policy.distinct_positions import DistinctPositions, row_states
 from policy.used_positions import UsedPositions
 
 ROPE_BASE = 10_000.0
@@ -84,7 +84,7 @@ def position_states(masked_NL: Tensor, eligible_NL: Tensor, *, see_block: bool) 
 
 def per_position(of_state_NSC: Tensor, state_NL: Tensor, used: UsedPositions | None = None) -> Tensor:
     """Each position's vector, `[N, L, C]`, or `[M, C]` of the used ones, out of one per state of its row."""
-    rows_NL = state_NL + torch.arange(len(state_NL), device=state_NL.device).unsqueeze(1) * of_state_NSC.shape[1]
+    rows_NL = row_states(state_NL, of_state_NSC.shape[1])
     return F.embedding(rows_NL if used is None else used.of(rows_NL), of_state_NSC.flatten(0, 1))
 
 
@@ -134,7 +134,7 @@ class AdaptiveBlock(nn.Module):
         if distinct is not None:
             assert used is not None
             key, value = distinct.everywhere(key), distinct.everywhere(value)
-            x, h = distinct.at(used, x), distinct.at(used, h)
+            x, h = distinct.at(used, x, h)
         elif used is not None:
             x, h = used.of(x), used.of(h)
         attended = attend(self.q_proj(h), key, value, num_heads=self.num_heads, used=used)

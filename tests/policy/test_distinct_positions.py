@@ -21,6 +21,6 @@ def test_every_position_finds_its_own_state_and_confidences(
     num_uncertain = sum(confidences != (1.0, 0.0) for row in rows for _, confidences, _ in row)
     assert len(distinct.state_P) == len(distinct.confidences_PK) == 3 * len(rows) + num_uncertain
     assert torch.equal(distinct.everywhere(distinct.confidences_PK), confidences_NLK)
-    assert torch.equal(distinct.at(used, distinct.confidences_PK), used.of(confidences_NLK))
+    assert torch.equal(distinct.at(used, distinct.confidences_PK)[0], used.of(confidences_NLK))
     row_state_NL = distinct.state_P[distinct.place_NL]
     assert torch.equal(row_state_NL, state_NL + 3 * torch.arange(len(rows)).unsqueeze(1))

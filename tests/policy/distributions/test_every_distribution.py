@@ -59,15 +59,20 @@ def test_a_draw_is_a_sample_with_its_log_probability_and_marks(kind: str) -> Non
     uniforms_NM = noise(distribution, 200, 7)
     drawn = distribution.draw(logits_NL, eligible_NL, uniforms_NM)
     outcome_NL, num_near_N = distribution.sample(logits_NL, eligible_NL, uniforms_NM)
-    assert torch.equal(drawn.outcome_NL, outcome_NL)
-    assert torch.equal(drawn.num_near_N, num_near_N)
-    assert torch.equal(drawn.log_prob_N, distribution.log_prob(logits_NL, eligible_NL, outcome_NL))
-    if isinstance(distribution, BernoulliArgmax):
-        assert drawn.argmax_NL is not None
-        assert torch.equal(drawn.argmax_NL, distribution.marked(logits_NL, eligible_NL, outcome_NL) == ARGMAX)
-        assert 20 < drawn.argmax_NL.sum() < 180
+    assert torch.equal(drawn.commit_BL, outcome_NL.bool())
+    if distribution.is_ordered:
+        assert drawn.rank_BL is not None
+        assert torch.equal(drawn.rank_BL, outcome_NL)
     else:
-        assert drawn.argmax_NL is None
+        assert drawn.rank_BL is None
+    assert torch.equal(drawn.num_near_ties_B, num_near_N)
+    assert torch.equal(drawn.log_prob_B, distribution.log_prob(logits_NL, eligible_NL, outcome_NL))
+    if isinstance(distribution, BernoulliArgmax):
+        assert drawn.argmax_BL is not None
+        assert torch.equal(drawn.argmax_BL, distribution.marked(logits_NL, eligible_NL, outcome_NL) == ARGMAX)
+        assert 20 < drawn.argmax_BL.sum() < 180
+    else:
+        assert drawn.argmax_BL is None
 
 
 @EACH

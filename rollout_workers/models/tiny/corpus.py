@@ -25,6 +25,7 @@ TYPED_SHARE = 0.30
 ARITHMETIC_CANVAS = 48
 SUDOKU_CANVAS = 24
 MIN_CHAIN_STEPS = 2
+MAX_HARD_GIVENS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,14 @@ class Corpus:
             canvases.append(arithmetic.word_solution(problem, rng))
         return self._batch(prompts, canvases, ARITHMETIC_CANVAS, rng)
 
-    def sudoku(self, step: int, *, batch_size: int) -> Batch:
-        """Puzzles with their completed grids."""
+    def sudoku(self, step: int, *, batch_size: int, hard_share: float = 0.0) -> Batch:
+        """Puzzles with their completed grids; `hard_share` of them have at most `MAX_HARD_GIVENS` givens."""
         rng = random.Random(f"sudoku/{self._seed}/{step}")
         task = sudoku.Sudoku()
         prompts, canvases = [], []
         for _ in range(batch_size):
-            num_givens = rng.randint(task.min_givens, task.max_givens)
+            is_hard = hard_share > 0 and rng.random() < hard_share
+            num_givens = rng.randint(task.min_givens, MAX_HARD_GIVENS if is_hard else task.max_givens)
             puzzle, solution = sudoku.draw_puzzle(rng, Split.TRAIN, num_givens=num_givens)
             prompts.append(task.pose("", puzzle, solution).prompt)
             canvases.append(sudoku.word_grid(solution))

@@ -1,8 +1,9 @@
 """Trains a tiny dLLM from scratch: `python -m rollout_workers.models.tiny.pretrain [--recipe NAME] [--output DIR]`.
 
 Masked diffusion training in the plain form: cross-entropy averaged over the masked positions of the canvas (no 1/t weight), in
-two stages. Three layers learn the tasks; then the last layer is dropped and the rest trained on. A deep tiny network looks several
-steps of a chain ahead in one pass, which real dLLMs on real problems do not; with two layers the order of unmasking matters.
+three stages. Three layers learn the tasks; then the last layer is dropped and the rest trained on. A deep tiny network looks several
+steps of a chain ahead in one pass, which real dLLMs on real problems do not; with two layers the order of unmasking matters. The
+last stage is mostly puzzles with few givens, the task that two layers find hardest.
 The recipe `shipped` is that of the model in this package. `second` is a model of another width, depth and seed, which keeps its
 three layers: what a policy finds when it moves to another dLLM.
 
@@ -43,6 +44,8 @@ class Recipe:
     num_shallow_steps: int = 1500
     """Of each cycle of the second stage."""
     num_shallow_cycles: int = 2
+    num_puzzle_steps: int = 2000
+    """Of the third stage."""
     hidden_size: int = 128
     num_heads: int = 4
     num_layers: int = 3
@@ -51,6 +54,13 @@ class Recipe:
     shallow_feed_forward_size: int = 512
     arithmetic_rows: int = 96
     sudoku_rows: int = 48
+    sudoku_weight: float = 0.5
+    """Of the puzzles' loss beside that of the chains."""
+    puzzle_arithmetic_rows: int = 32
+    puzzle_sudoku_rows: int = 160
+    puzzle_sudoku_weight: float = 2.0
+    puzzle_hard_share: float = 0.75
+    """Share of the third stage's puzzles that have at most `corpus.MAX_HARD_GIVENS` givens."""
     learning_rate: float = 2e-3
     shallow_learning_rate: float = 1e-3
     weight_decay: float = 0.05
@@ -58,12 +68,18 @@ class Recipe:
 
     @property
     def total_steps(self) -> int:
+        return self.first_puzzle_step + self.num_puzzle_steps
+
+    @property
+    def first_puzzle_step(self) -> int:
         return self.num_steps + self.num_shallow_cycles * self.num_shallow_steps
 
 
 RECIPES = {
     "shipped": Recipe(),
-    "second": Recipe(num_steps=4000, num_shallow_cycles=0, hidden_size=160, feed_forward_size=400, seed=1),
+    "second": Recipe(
+        num_steps=4000, num_shallow_cycles=0, num_puzzle_steps=0, hidden_size=160, feed_forward_size=400, seed=1
+    ),
 }
 OUTPUTS = {"shipped": Path("runs/tiny-pretrain"), "second": Path("runs/tiny-second")}
 EXPORT = "checkpoint"
@@ -116,9 +132,12 @@ def cut_layers(deep: LlamaForCausalLM, shallow: LlamaForCausalLM) -> None:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """In the first stage and in each cycle of the second: a linear warm-up, then a cosine down to `FINAL_LR_SHARE`."""
+    """In each stage and each cycle of the second: a linear warm-up, then a cosine down to `FINAL_LR_SHARE`."""
     peak, stage_steps = recipe.learning_rate, recipe.num_steps
-    if step >= recipe.num_steps:
+    if step >= recipe.first_puzzle_step:
+        peak, stage_steps = recipe.shallow_learning_rate, recipe.num_puzzle_steps
+        step -= recipe.first_puzzle_step
+    elif step >= recipe.num_steps:
         peak, stage_steps = recipe.shallow_learning_rate, recipe.num_shallow_steps
         step = (step - recipe.num_steps) % recipe.num_shallow_steps
     if step < WARMUP_STEPS:
@@ -152,16 +171,29 @@ class Pretraining:
 
     def train_step(self, corpus: Corpus) -> dict[str, float]:
         """One optimiser step on one batch of each task."""
-        if self.step == self.recipe.num_steps:
+        recipe = self.recipe
+        if self.step == recipe.num_steps:
             self._start_shallow_stage()
+        if self.step == recipe.first_puzzle_step:
+            self.optimizer = self._new_optimizer()
+        num_chains, num_puzzles, puzzle_weight, hard_share = (
+            (recipe.arithmetic_rows, recipe.sudoku_rows, recipe.sudoku_weight, 0.0)
+            if self.step < recipe.first_puzzle_step
+            else (
+                recipe.puzzle_arithmetic_rows,
+                recipe.puzzle_sudoku_rows,
+                recipe.puzzle_sudoku_weight,
+                recipe.puzzle_hard_share,
+            )
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step)
-        chains = corpus.arithmetic(self.step, batch_size=self.recipe.arithmetic_rows)
+            group["lr"] = learning_rate(recipe, self.step)
+        chains = corpus.arithmetic(self.step, batch_size=num_chains)
         loss, chain_accuracy = batch_loss(self.model, chains)
-        puzzles = corpus.sudoku(self.step, batch_size=self.recipe.sudoku_rows)
+        puzzles = corpus.sudoku(self.step, batch_size=num_puzzles, hard_share=hard_share)
         puzzle_loss, puzzle_accuracy = batch_loss(self.model, puzzles)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss + 0.5 * puzzle_loss).backward()
+        (loss + puzzle_weight * puzzle_loss).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1

@@ -270,16 +270,20 @@ class ActorPool:
         place.flights.append(_Flight(ticket, self._call(place.actor, ticket.item), self._clock()))
 
     def _reissue(self, live: Sequence[_Place]) -> None:
-        """Gives items that take far longer than the others to actors that have nothing to do."""
+        """Gives items that take far longer than the others, and those queued behind them, to actors that have nothing to do."""
         factor = self._settings.straggler_factor
         idle = [place for place in live if not place.flights]
         if not factor or not idle or not self._durations:
             return
         bound = max(_MIN_STRAGGLER_S, factor * statistics.median(self._durations))
         now = self._clock()
-        heads = [place.flights[0] for place in live if place.flights]
-        late = [each for each in heads if now - each.started > bound and each.ticket.num_flights == 1]
-        late = [each for each in late if each.ticket.number in self._open]
+        late = [
+            flight
+            for place in live
+            if place.flights and now - place.flights[0].started > bound
+            for flight in place.flights
+            if flight.ticket.num_flights == 1 and flight.ticket.number in self._open
+        ]
         for flight in sorted(late, key=lambda each: each.started):
             place = next((place for place in idle if self._fits(place.number, flight.ticket.item)), None)
             if place is not None:
@@ -327,7 +331,7 @@ class ActorPool:
             self._lose(place, f"did not start: {why(error)}")
         except RayTaskError as error:
             if not isinstance(error.cause, WorkerFault):
-                raise
+                raise error.cause from None
             self._lose(place, str(error.cause))
         else:
             place.ready = place.wait = None

@@ -2,8 +2,8 @@
 
 A group's manifest is uploaded last and deleted first, so a reader of the store sees a whole group or a torn one, never a mixture.
 Groups that are there when a sync begins are uploaded after the plain files, so a checkpoint never lies in the store without the
-metrics that led to it; what the run deleted goes last. A sync that fails has changed nothing that the next does not mend: it is
-logged, tried again, and an error only if the last one fails too.
+metrics that led to it; then come archived trajectories, which may be large, and what the run deleted goes last. A sync that fails
+has changed nothing that the next does not mend: it is logged, tried again, and an error only if the last one fails too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,12 +59,12 @@ class RunMirror:
         with self._lock:
             self._confirm()
             files, groups = self._local()
-            for key, state in sorted(files.items()):
-                if self._files.get(key) != state and self._upload(key):
-                    self._files[key] = state
+            spooled = {key for key in files if key.startswith(_SPOOLED)}
+            self._upload_files({key: state for key, state in files.items() if key not in spooled})
             for name, manifest in groups.items():
                 if self._groups.get(name) != manifest:
                     self._upload_group(name)
+            self._upload_files({key: files[key] for key in spooled})
             for name in [name for name in self._groups if name not in groups and not (self._run.path / name).exists()]:
                 self._delete_group(name)
 
@@ -88,6 +88,11 @@ class RunMirror:
                 # Retention renames a folder away while this one reads: the next sync sees what came of it.
                 continue
         return files, groups
+
+    def _upload_files(self, files: Mapping[str, tuple[int, int]]) -> None:
+        for key, state in sorted(files.items()):
+            if self._files.get(key) != state and self._upload(key):
+                self._files[key] = state
 
     def _upload(self, key: str) -> bool:
         path = self._run.path / key

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,11 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, ObjectLostErr
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import DeadlineExceeded
+from cluster.logs import get_logger
 
 _POLL_S = 0.05
+
+logger = get_logger(__name__)
 
 
 class WeightMismatch(Exception):
@@ -193,6 +197,38 @@ class WeightStore:
                     missing = "the store, which is restarting"
                     raise DeadlineExceeded.waiting_for(what, seconds=asked_s or timeout_s, missing=missing) from error
                 time.sleep(_POLL_S)
+
+
+class WeightPublisher:
+    """Publishes versions, and publishes again what a store that was restarted has lost."""
+
+    def __init__(self, store: WeightStore, *, keep: int, timeout_s: float) -> None:
+        """`keep` as of the store; `timeout_s` for each publication."""
+        self._store = store
+        self._timeout_s = timeout_s
+        self._records: deque[WeightRecord] = deque(maxlen=keep)
+        """Those that the store should hold, oldest first."""
+
+    def publish(self, record: WeightRecord) -> None:
+        """See `WeightStore.publish`."""
+        self._store.publish(record, timeout_s=self._timeout_s)
+        if all(held.version != record.version for held in self._records):
+            self._records.append(record)
+
+    def heal(self) -> None:
+        """Gives the store what it lacks; one that does not answer is logged, and asked again at the next call."""
+        if not self._records:
+            return
+        try:
+            newest = self._store.latest_version(self._timeout_s)
+            lost = [record for record in self._records if newest is None or record.version > newest]
+            if lost:
+                versions = ", ".join(str(record.version) for record in lost)
+                logger.warning("%s lost its weights; published again: version %s", self._store.name, versions)
+            for record in lost:
+                self._store.publish(record, timeout_s=self._timeout_s)
+        except DeadlineExceeded as error:
+            logger.warning("%s", error)
 
 
 def start_weight_store(*, keep: int = 4) -> WeightStore:

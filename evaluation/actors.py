@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import ray
 
 from cluster.runtime import check_total
-from cluster.weight_store import WeightRecord, start_weight_store
+from cluster.weight_store import WeightPublisher, WeightRecord, start_weight_store
 from evaluation.config import PipelineConfig
 from evaluation.sources import Policy
 from rollout_workers.grader_actor import GraderSpec, start_grader
@@ -37,12 +37,13 @@ class EvaluationActors:
         needed = {"CPU": rollout.cpus_per_worker, "GPU": rollout.gpus_per_worker}
         check_total("a rollout actor", needed)
         with ExitStack() as stack:
-            self._store = start_weight_store(keep=max(1, len(policies)))
+            keep = max(1, len(policies))
+            self._store = start_weight_store(keep=keep)
+            self._publisher = WeightPublisher(self._store, keep=keep, timeout_s=STORE_DEADLINE_S)
             stack.callback(ray.kill, self._store.actor)
             # The store wants versions to increase.
             for policy in sorted(policies, key=lambda policy: policy.version):
-                record = WeightRecord.make(policy.version, policy.data, _FINGERPRINT)
-                self._store.publish(record, timeout_s=STORE_DEADLINE_S)
+                self._publisher.publish(WeightRecord.make(policy.version, policy.data, _FINGERPRINT))
             self.pool = self._start_pool(config, canvas_length)
             stack.callback(self.pool.close)
             self.pool.start()
@@ -66,6 +67,7 @@ class EvaluationActors:
             start_worker=lambda models: start_worker(spec.hosting(models), self._store, rollout),
             models=list(config.model_configs),
             start_grader=(lambda: start_grader(grading, rollout)) if rollout.num_graders else None,
+            on_idle=self._publisher.heal,
             gives_up_errors=True,
         )
 

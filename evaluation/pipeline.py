@@ -23,6 +23,7 @@ from cluster.logs import console, get_logger, setup_logging
 from evaluation.preparation import NO_BASELINES, Preparation, prepare, presets, with_options
 from evaluation.sources import fetch, read_config, read_policies
 from evaluation.submission import submit
+from rollout_workers.models.base import ModelError
 
 if TYPE_CHECKING:
     from evaluation.results_dir import ResultsDir
@@ -49,7 +50,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> in
             return submit(options, prepared)
         else:
             _run(prepared, options.save_path)
-    except UserError as error:
+    except (UserError, ModelError) as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.USER_ERROR
     except (DeadlineExceeded, RunFailure) as error:
@@ -98,6 +99,7 @@ def prepare_options(options: argparse.Namespace) -> Preparation:
         sources = fetch(uris, overrides, Path(scratch))
         config = read_config(sources, overrides)
         policies = read_policies(sources, options.checkpoints, distribution=options.distribution)
+        run = sources[0].home if len(sources) == 1 else None
     config = with_options(
         config,
         tasks=options.tasks,
@@ -107,14 +109,8 @@ def prepare_options(options: argparse.Namespace) -> Preparation:
         num_examples=options.num_examples,
         quick=options.quick,
     )
-    options.save_path = options.save_path or _default_path(uris)
+    options.save_path = options.save_path or ("runs/pipeline" if run is None else f"{run.rstrip('/')}/pipeline")
     return prepare(config, policies, own_canvases=options.tasks is not None, quick=options.quick)
-
-
-def _default_path(sources: Sequence[str]) -> str:
-    if len(sources) != 1 or sources[0].endswith(".safetensors"):
-        return "runs/pipeline"
-    return f"{sources[0].rstrip('/')}/pipeline"
 
 
 def _list_of(kind: type[Any]) -> Callable[[str], tuple[Any, ...]]:
@@ -190,7 +186,7 @@ def _decode(
         actors = EvaluationActors(config, policies, canvas_length=max(prepared.canvas_lengths.values()))
         with EvaluationProgress() as progress:
             outcome = decode(actors.pool, work, conditions, results, on_progress=progress)
-        return outcome, actors.pool.call_each(
+        return outcome, actors.pool.ask_each(
             environment_record, deadline_s=STORE_DEADLINE_S, what="the actors' devices"
         )
     finally:

@@ -180,20 +180,23 @@ def plan(
     *,
     done: set[tuple[Arm, int, str]],
 ) -> list[Shard]:
-    """Shards of all suites, arms and seeds without the examples in `done`; arms that draw nothing run once."""
+    """Shards of all suites, arms and seeds without the examples in `done`; arms that draw nothing run once, under any seed."""
     shards: list[Shard] = []
+    done_once = {(arm, example_id) for arm, _, example_id in done}
     for suite in suites:
         traced = set(_first_of_each_task(suite.picks, conditions.num_traced))
         for arm in suite.arms:
             spec = unmasker_of(arm, weight_version=conditions.versions.get(arm.policy, 0), inference=config.inference)
-            for seed in config.seeds if arm.is_random or conditions.draws_tokens else config.seeds[:1]:
+            draws = arm.is_random or conditions.draws_tokens
+            for seed in config.seeds if draws else config.seeds[:1]:
+                ids = (f"{pick.task}/{conditions.split}/{pick.index}" for pick in suite.picks)
                 groups = [
                     GroupRequest(
                         number, pick.task, conditions.split, pick.index, 1,
                         trace=pick in traced and seed == config.seeds[0],
                     )
-                    for number, pick in enumerate(suite.picks)
-                    if (arm, seed, f"{pick.task}/{conditions.split}/{pick.index}") not in done
+                    for number, (pick, example_id) in enumerate(zip(suite.picks, ids, strict=True))
+                    if ((arm, seed, example_id) not in done if draws else (arm, example_id) not in done_once)
                 ]  # fmt: skip
                 for part in in_parts(groups, config.lease_examples):
                     lease = Lease(

@@ -69,6 +69,19 @@ class Source:
     def is_run(self) -> bool:
         return self.run.config_path.is_file()
 
+    @property
+    def home(self) -> str | None:
+        """The run that it is, or that its file lies in; None of a file apart."""
+        if self.is_run:
+            return self.uri
+        folder = self.surrounding_run()
+        return None if folder is None else str(folder)
+
+    def surrounding_run(self) -> Path | None:
+        """The run's directory around a local policy file."""
+        folders = self.path.resolve().parents[:3]
+        return next((folder for folder in folders if RunDir(folder).config_path.is_file()), None)
+
 
 def fetch(uris: Sequence[str], overrides: Sequence[str], scratch: Path) -> list[Source]:
     """The sources at `uris`; of those in an object store what is read is copied below `scratch`."""
@@ -102,6 +115,10 @@ def read_config(sources: Sequence[Source], overrides: Sequence[str]) -> Pipeline
             )
         if first is None:
             chosen, first = found, source
+    # A run tries these on its validation split, and the policy file holds the best; none is chosen by test problems.
+    chosen = chosen | {
+        "evaluation": {k: v for k, v in chosen.get("evaluation", {}).items() if k != "policy_temperatures"}
+    }
     known = {field.name for field in dataclasses.fields(PipelineConfig)}
     return build(PipelineConfig, apply_overrides({key: chosen[key] for key in chosen if key in known}, overrides))
 
@@ -165,9 +182,8 @@ def _config_of(source: Source) -> dict[str, Any]:
         raise UserError(
             f"'{source.uri}' is neither a run's directory nor a policy file; allowed: RUN, or FILE.safetensors"
         )
-    around = (RunDir(folder).config_path for folder in source.path.resolve().parents[:3])
-    found = next((path for path in around if path.is_file()), None)
-    return load_yaml(found) if found is not None else {}
+    folder = source.surrounding_run()
+    return load_yaml(RunDir(folder).config_path) if folder is not None else {}
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray.exceptions import ObjectLostError
+
 from cluster.errors import RunFailure, StopRequested
 from cluster.logs import get_logger
 from cluster.metrics import JsonlSink, Metric, TimeStates, read_jsonl, reduce, values
@@ -258,10 +260,16 @@ class TrainingLoop:
             try:
                 return self._learner.update(rows, references, imitate=imitate, what=what, turn=self._turn), references
             except TrajectoriesLost as lost:
-                logger.warning("%s: %s; they are made again", what, lost)
-                again = {summaries[number].lease.id: number for number in lost.numbers}
-                for summary, trajectories in self._pool.run([summaries[number].lease for number in lost.numbers]):
-                    references[again[summary.lease.id]] = trajectories
+                self._make_again(lost.numbers, summaries, references, what)
+
+    def _make_again(
+        self, numbers: Sequence[int], summaries: Sequence[LeaseSummary], references: list[Any], what: str
+    ) -> None:
+        """Decodes these leases once more; their trajectories are the same."""
+        logger.warning("%s: lease results %s are lost; they are made again", what, list(numbers))
+        again = {summaries[number].lease.id: number for number in numbers}
+        for summary, trajectories in self._pool.run([summaries[number].lease for number in numbers]):
+            references[again[summary.lease.id]] = trajectories
 
     def _turn(self, references: Sequence[Any], timeout_s: float) -> None:
         """Lets the pool go on while the learner works."""
@@ -342,7 +350,15 @@ class TrainingLoop:
         if not config.archive or step % config.every:
             return
         with self._clock.state(CHECKPOINT):
-            parts = wait_for(references, deadline_s=ARCHIVE_DEADLINE_S, what=f"the trajectories of update {step}")
+            what = f"the trajectories of update {step}"
+            parts: list[Any] = []
+            while not parts:
+                try:
+                    parts = wait_for(references, deadline_s=ARCHIVE_DEADLINE_S, what=what)
+                except ObjectLostError:
+                    # Their node died between the learner's update and here.
+                    lost = [number for number, reference in enumerate(references) if _is_lost(reference)]
+                    self._make_again(lost, summaries, references, what)
             archive_update(self._run_dir.trajectories_path, step, parts, summaries)
 
     def _write_samples(self, summaries: list[LeaseSummary]) -> None:
@@ -373,6 +389,15 @@ class TrainingLoop:
                     "order": row.order_L.tolist(),
                 }
                 file.write(json.dumps(sample) + "\n")
+
+
+def _is_lost(reference: Any) -> bool:
+    """Whether no node of the cluster holds this any more."""
+    try:
+        wait_for([reference], deadline_s=ARCHIVE_DEADLINE_S, what="an update's trajectories")
+    except ObjectLostError:
+        return True
+    return False
 
 
 def best_policy(run_dir: RunDir, progress: Progress) -> tuple[str, bytes]:

@@ -110,9 +110,7 @@ def _run(plan: _Plan, run_dir: RunDir, *, should_stop: Callable[[], bool], on_st
             _write_policy(run_dir, policy_file, temperature_of(learned))
             results = ResultsDir(str(run_dir.evaluation_path))
             outcome = _final_evaluation(config, results, services.pool, plan, [learned, *arms], display)
-            actors = services.pool.call_each(
-                environment_record, deadline_s=STORE_DEADLINE_S, what="the actors' devices"
-            )
+            actors = services.pool.ask_each(environment_record, deadline_s=STORE_DEADLINE_S, what="the actors' devices")
         _write_results(config, run_dir, results, outcome, plan, actors=actors, policy_name=name)
         outcome.raise_failures()
     except StopRequested as stop:

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import ray
 
-from cluster.errors import DeadlineExceeded, StopRequested
+from cluster.errors import StopRequested
 from cluster.logs import get_logger
 from cluster.runtime import asked_against_available, check_total
-from cluster.weight_store import WeightRecord, start_weight_store
+from cluster.weight_store import WeightPublisher, WeightRecord, start_weight_store
 from learner.actor import RankSpec
 from learner.config import RunConfig
 from learner.group import LearnerGroup
@@ -59,10 +59,11 @@ class Services:
         """
         self._fingerprint = fingerprint(config.policy)
         self._should_stop = should_stop
-        self._published: WeightRecord | None = None
         _check_size(config)
         with ExitStack() as stack:
-            self.store = start_weight_store(keep=config.learner.max_weight_lag + _KEPT_VERSIONS)
+            keep = config.learner.max_weight_lag + _KEPT_VERSIONS
+            self.store = start_weight_store(keep=keep)
+            self._publisher = WeightPublisher(self.store, keep=keep, timeout_s=STORE_DEADLINE_S)
             stack.callback(ray.kill, self.store.actor)
             self.pool = self._start_pool(config, canvas_length)
             stack.callback(self.pool.close)
@@ -83,9 +84,7 @@ class Services:
 
     def publish(self, version: int, weights: bytes) -> None:
         """Makes a policy file available to the rollout actors as `version`."""
-        record = WeightRecord.make(version, weights, self._fingerprint)
-        self.store.publish(record, timeout_s=STORE_DEADLINE_S)
-        self._published = record
+        self._publisher.publish(WeightRecord.make(version, weights, self._fingerprint))
 
     def _start_pool(self, config: RunConfig, canvas_length: int) -> RolloutPool:
         rollout = config.rollout
@@ -106,25 +105,12 @@ class Services:
             models=list(config.model_configs),
             start_grader=(lambda: start_grader(grading, rollout)) if rollout.num_graders else None,
             tick=self._tick,
-            on_idle=self._heal,
+            on_idle=self._publisher.heal,
         )
 
     def _tick(self) -> None:
         if self._should_stop():
             raise StopRequested("stopped")
-
-    def _heal(self) -> None:
-        """Gives a store that was restarted the present weights again; without them no rollout actor goes on."""
-        record = self._published
-        if record is None:
-            return
-        try:
-            newest = self.store.latest_version(STORE_DEADLINE_S)
-            if newest is None or newest < record.version:
-                logger.warning("%s lost its weights; version %d is published again", self.store.name, record.version)
-                self.store.publish(record, timeout_s=STORE_DEADLINE_S)
-        except DeadlineExceeded as error:
-            logger.warning("%s", error)
 
 
 def _check_size(config: RunConfig) -> None:

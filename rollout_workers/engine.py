@@ -1,7 +1,7 @@
 """The decode engine: continuous batching of rows that unmask their canvases.
 
     loop:  scheduler.admit -> LiveRows          waiting rows enter free slots
-           model.predict                        one forward pass over exactly the live rows
+           model.predict                        the live rows and no others, cut by prompt length where padding would be much
            unmasker.decide                      which positions each row commits
            LiveRows.retire                      rows whose canvas is clean leave
 
@@ -35,6 +35,7 @@ from rollout_workers.lease import EngineStats
 from rollout_workers.models.base import FrozenDLLM, Prediction
 from rollout_workers.scheduler import Scheduler
 from rollout_workers.sequence import LiveRows, Sequence, SequenceStatus
+from rollout_workers.slices import predict_in_slices, slices_by_length
 from rollout_workers.view import FORWARD, RowsAhead, observe, special_arguments, verified
 
 EosPolicy = Literal["full", "stop"]
@@ -205,15 +206,33 @@ class Engine:
     def _predict(
         self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor, chosen: list[int] | None = None
     ) -> Prediction:
+        """Predicts the rows with these numbers, or all: in one forward pass, or in several where one would be much padding."""
+        needs = self._unmasker.needs
+        if needs.verified or rows.cached is not None:
+            return self._pass(rows, wanted_BL, window_BL, chosen)
+        numbers = range(len(rows)) if chosen is None else chosen
+        lengths = [len(rows.sequences[row].prompt_ids) for row in numbers]
+        slices = slices_by_length(lengths, wanted_BL.shape[1])
+        if len(slices) == 1:
+            return self._pass(rows, wanted_BL, window_BL, chosen)
+        return predict_in_slices(
+            slices,
+            wanted_BL if chosen is None else wanted_BL[chosen],
+            lambda part: self._pass(rows, wanted_BL, window_BL, [numbers[place] for place in part]),
+        )
+
+    def _pass(self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor, chosen: list[int] | None) -> Prediction:
         """One forward pass over the rows with these numbers, or over all."""
         inputs = [rows.prompt_BP, rows.prompt_length_B, rows.canvas_BL, wanted_BL]
+        keys_B, nfe_B = rows.key_B, rows.nfe_B
         if chosen is not None:
             width = max(len(rows.sequences[row].prompt_ids) for row in chosen)
             inputs[0] = rows.prompt_BP[:, rows.prompt_BP.shape[1] - width :]
             inputs = [each[chosen] for each in inputs]
+            keys_B, nfe_B = keys_B[chosen], nfe_B[chosen]
         token_uniforms_N = None
         if self._token_temperature > 0:
-            token_uniforms_N = uniforms(rows.key_B, rows.nfe_B, wanted_BL.shape[1], Stream.TOKEN)[wanted_BL]
+            token_uniforms_N = uniforms(keys_B, nfe_B, wanted_BL.shape[1], Stream.TOKEN)[inputs[3]]
         needs = self._unmasker.needs
         special = special_arguments(needs)
         if needs.verified:

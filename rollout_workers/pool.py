@@ -16,10 +16,12 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from cluster.actor_pool import ActorPool, Done, PoolSettings
 from cluster.errors import RunFailure
-from cluster.runtime import wait_for
+from cluster.logs import get_logger
+from cluster.runtime import why
 from cluster.waiting import Wait
 from rollout_workers.config import RolloutConfig
 from rollout_workers.hosting import MAIN, section_of, spread
@@ -27,6 +29,8 @@ from rollout_workers.lease import Lease, LeaseSummary
 
 _SLICE_S = 0.5
 _IDLE_S = 5.0
+
+logger = get_logger(__name__)
 
 Result = tuple[LeaseSummary, Any]
 """A lease's summary, and a reference to its trajectories."""
@@ -162,10 +166,21 @@ class RolloutPool:
             self._graded(done)
         self._say(num_results)
 
-    def call_each(self, function: Callable[[], Any], *, deadline_s: float, what: str) -> list[Any]:
-        """What `function()` returns inside each rollout actor that is ready."""
+    def ask_each(self, function: Callable[[], Any], *, deadline_s: float, what: str) -> list[Any]:
+        """What `function()` returns inside each rollout actor that is ready; those that die or do not answer are left out."""
         references = [actor.__ray_call__.remote(_ignoring_actor, function) for actor in self._workers.actors]
-        return wait_for(references, deadline_s=deadline_s, what=what)
+        answered, silent = (
+            ray.wait(references, num_returns=len(references), timeout=deadline_s) if references else ([], [])
+        )
+        answers = []
+        for reference in answered:
+            try:
+                answers.append(ray.get(reference))
+            except RayActorError as error:
+                logger.warning("%s: a rollout actor died: %s", what, why(error))
+        if silent:
+            logger.warning("%s: %d rollout actors did not answer within %g s", what, len(silent), deadline_s)
+        return answers
 
     def run(
         self, leases: Sequence[Lease], *, on_failure: Callable[[Lease, str], None] | None = None

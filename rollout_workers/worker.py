@@ -72,9 +72,15 @@ class RolloutWorker:
         self._spec = spec
         self._store = store
         self._policy: tuple[int, PolicyNetwork] | None = None
-        tasks, reward = make_tasks(spec.tasks), RewardFunction(spec.reward.terms, alpha=spec.reward.alpha)
         self._rollouts: dict[str, Rollout] = {}
         self._resources: dict[str, ModelResources] = {}
+        (self._device,) = {config.device for config in spec.models.values()}
+        self._export = LeaseExport(num_slots=spec.settings.num_slots)
+
+    def _load(self) -> None:
+        """Loads the models. Not where the actor is made: what is raised there ends it, and the reason never reaches who waits."""
+        spec = self._spec
+        tasks, reward = make_tasks(spec.tasks), RewardFunction(spec.reward.terms, alpha=spec.reward.alpha)
         for name, config in spec.models.items():
             model = load_model(config.name, dtype=config.dtype, device=config.device, options=config.options)
             tokenizer = load_tokenizer(config.name, config.options)
@@ -82,11 +88,15 @@ class RolloutWorker:
                 model, tokenizer, name=config.name, options=config.options, dtype=config.dtype
             )
             self._rollouts[name] = Rollout(model, tokenizer, spec.settings, reward, tasks=tasks, clock=self._clock)
-        (self._device,) = {config.device for config in spec.models.values()}
-        self._export = LeaseExport(num_slots=spec.settings.num_slots)
 
     def ready(self) -> bool:
-        """Answers once the models are loaded, have passed their self-checks, and the newest weights are here if there are any."""
+        """Answers once the models are loaded, have passed their self-checks, and the newest weights are here if there are any.
+
+        Raises:
+            ModelError: a model that cannot be used; no other actor could use it either.
+        """
+        if not self._rollouts:
+            self._load()
         if self._store is not None:
             with _as_fault(self._name):
                 newest = self._store.latest_version(self._spec.weights_deadline_s)

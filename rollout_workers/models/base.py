@@ -73,10 +73,17 @@ class Prediction:
 
     def split(self, counts: Sequence[int]) -> list[Prediction]:
         """Consecutive parts of so many positions; shadows have no place in them."""
+        parts = {name: column.split(list(counts)) for name, column in self._columns().items()}
+        return [Prediction(**{name: each[n] for name, each in parts.items()}) for n in range(len(counts))]
+
+    def at(self, index_M: Tensor) -> Prediction:
+        """The positions with these numbers; shadows have no place in them."""
+        return Prediction(**{name: column[index_M] for name, column in self._columns().items()})
+
+    def _columns(self) -> dict[str, Tensor]:
         assert self.shadow_M is None
         columns = {each.name: getattr(self, each.name) for each in fields(self)}
-        present = {name: column.split(list(counts)) for name, column in columns.items() if column is not None}
-        return [Prediction(**{name: parts[n] for name, parts in present.items()}) for n in range(len(counts))]
+        return {name: column for name, column in columns.items() if column is not None}
 
 
 class FrozenDLLM(Protocol):

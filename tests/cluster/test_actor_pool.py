@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import RayTaskError
 
 import cluster.actor_pool
 import cluster.runtime
@@ -144,6 +145,26 @@ def test_a_straggler_is_given_to_an_idle_actor_and_counts_once(patch: pytest.Mon
     assert (pool.num_reissued, pool.num_duplicates) == (1, 1)
 
 
+def test_what_is_queued_behind_a_straggler_is_given_to_an_idle_actor_too(patch: pytest.MonkeyPatch) -> None:
+    pool, fake = started(patch)
+    slow, other = fake.actors
+    pool.submit("abcd")
+    turn(pool)
+    assert [item for item, _ in slow.calls] == ["a", "c"]
+    for _ in range(2):
+        fake.now += 1.0
+        other.finish_one()
+        turn(pool)
+    fake.now += 4.0
+    done = []
+    for _ in range(4):
+        done += items(turn(pool))
+        other.finish_one()
+    assert [item for item, _ in other.calls] == ["b", "d", "a", "c"]
+    assert done == ["a", "c"], "neither waits for the actor that is stuck"
+    assert pool.num_reissued == 2
+
+
 def test_an_actor_past_the_deadline_of_an_item_is_ended_and_others_run_it(patch: pytest.MonkeyPatch) -> None:
     pool, fake = started(patch, straggler_factor=0.0)
     hung, other = fake.actors
@@ -186,6 +207,15 @@ def test_an_actor_that_cannot_work_says_why_and_is_replaced(
         turn(pool)
     turn(pool)
     assert [item for item, _ in fake.actors[1].calls] == ["a"]
+
+
+def test_what_no_actor_could_begin_with_is_raised_as_it_is(patch: pytest.MonkeyPatch) -> None:
+    pool, fake = make_pool(patch)
+    pool.dispatch()
+    cause = ValueError("model folder '/nowhere' is empty")
+    fake.actors[0].started.end(RayTaskError("ready", "a long trace", cause).as_instanceof_cause())
+    with pytest.raises(ValueError, match=r"^model folder '/nowhere' is empty$"):
+        turn(pool)
 
 
 def test_an_error_of_the_work_itself_is_raised(patch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from cluster.errors import DeadlineExceeded
 from cluster.weight_store import (
     UnknownVersion,
     WeightMismatch,
+    WeightPublisher,
     WeightRecord,
     WeightStore,
     WeightTable,
@@ -109,3 +110,20 @@ def test_a_fetch_outlives_a_restart_of_the_store_and_publishing_again_heals_it(s
         time.sleep(0.1)
     store.publish(record(20), timeout_s=120)
     assert store.fetch(20, fingerprint="dit-2x64", timeout_s=120) == record(20)
+
+
+@pytest.mark.ray
+def test_a_restarted_store_is_given_every_version_that_it_lost(store: WeightStore) -> None:
+    publisher = WeightPublisher(store, keep=2, timeout_s=120)
+    for version in (30, 31, 32):
+        publisher.publish(record(version))
+    publisher.heal()
+    ray.kill(store.actor, no_restart=False)
+    deadline = time.monotonic() + 120
+    while store.latest_version(120) is not None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    publisher.heal()
+    for version in (31, 32):
+        assert store.fetch(version, fingerprint="dit-2x64", timeout_s=120) == record(version)
+    with pytest.raises(UnknownVersion):
+        store.fetch(30, fingerprint="dit-2x64", timeout_s=120)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from ray.exceptions import ObjectLostError
 
+import learner.loop
 from cluster.config import to_dict
 from cluster.errors import StopRequested
 from cluster.metrics import read_jsonl
@@ -198,6 +200,22 @@ def test_lease_results_that_the_cluster_lost_are_made_again_and_learned_from_in_
     run.loop.run()
     first = next(event for event in run.events if event[0] == "update")
     assert first[2] == ["trajectories of 0", "again 1", "trajectories of 2", "again 3"]
+
+
+def test_lease_results_that_are_lost_before_they_are_archived_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived = []
+
+    def wait_for(references: Sequence[str], *, deadline_s: float, what: str) -> list[str]:
+        if "trajectories of 1" in references:
+            raise ObjectLostError("", "", "")
+        return list(references)
+
+    monkeypatch.setattr(learner.loop, "wait_for", wait_for)
+    monkeypatch.setattr(learner.loop, "archive_update", lambda path, step, parts, summaries: archived.append(parts))
+    Run(tmp_path / "run", "trajectories.archive=true", "learner.num_steps=1").loop.run()
+    assert archived == [["trajectories of 0", "again 1", "trajectories of 2", "trajectories of 3"]]
 
 
 def test_a_lease_that_is_given_up_ends_a_synchronous_run_and_is_a_counted_loss_of_an_overlapped_one(

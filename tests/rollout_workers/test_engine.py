@@ -169,7 +169,7 @@ def test_only_live_rows_are_computed(sequences, unmasker, num_slots):
     assert sum(sequence.nfe for sequence in decoded.sequences) == stats.num_row_forwards
     assert sum(sizes) == stats.num_row_forwards - stats.num_shared_first_passes
     assert max(sizes, default=0) <= num_slots
-    assert len(sizes) <= stats.num_steps
+    assert len(sizes) <= stats.num_row_forwards
     for call in model.calls:
         assert (call.canvas_BL == MASK_ID).any(1).all()
         assert call.wanted_BL.any(1).all()

@@ -1,9 +1,9 @@
 """Trains a tiny dLLM from scratch: `python -m rollout_workers.models.tiny.pretrain [--recipe NAME] [--output DIR]`.
 
 Masked diffusion training in the plain form: cross-entropy averaged over the masked positions of the canvas (no 1/t weight), in
-three stages. Three layers learn the tasks; then the last layer is dropped and the rest trained on. A deep tiny network looks several
-steps of a chain ahead in one pass, which real dLLMs on real problems do not; with two layers the order of unmasking matters. The
-last stage is mostly puzzles with few givens, the task that two layers find hardest.
+three stages. Three layers learn the tasks; then the last layer is dropped and the rest trained on. A deep tiny network looks
+several steps of a chain ahead in one pass, which real dLLMs on real problems do not; with two layers the order of unmasking
+matters. The last stage is mostly puzzles with few givens, the task that two layers find hardest.
 The recipe `shipped` is that of the model in this package. `second` is a model of another width, depth and seed, which keeps its
 three layers: what a policy finds when it moves to another dLLM.
 

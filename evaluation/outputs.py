@@ -78,9 +78,16 @@ def print_tables(views: Sequence[View], *, alpha: float) -> None:
             console.print(
                 f"{arm.label}, block {arm.block_length}: no answer could be graded, so it is left out", style="red"
             )
+        for summary in view.summaries:
+            if summary not in view.ranked:
+                console.print(
+                    f"{summary.arm.label}, block {summary.arm.block_length}: only {summary.num_examples} problems were "
+                    "decoded, so it is not ranked",
+                    style="red",
+                )
         if len(views) > 1:
             console.print(view.name, style="bold")
-        console.print(results_table(view.summaries, alpha=alpha))
+        console.print(results_table(view.ranked, alpha=alpha))
         console.print(comparison_line(view))
 
 
@@ -98,7 +105,7 @@ def _view_document(view: View) -> dict[str, Any]:
     best = view.best_heuristic
     return {
         "canvas_length": view.canvas_length,
-        "hypervolume": hypervolume([(s.nfe.mean, s.accuracy.mean) for s in view.summaries], view.canvas_length),
+        "hypervolume": hypervolume([(s.nfe.mean, s.accuracy.mean) for s in view.ranked], view.canvas_length),
         "best_heuristic": best and {"label": best.arm.label, "block_length": best.arm.block_length},
         "comparison": _comparison(view),
         "arms": [asdict(summary) | {"label": summary.arm.label} for summary in view.summaries],
@@ -117,4 +124,6 @@ def _comparison(view: View) -> dict[str, Any] | None:
         "block_length": best.arm.block_length,
         "margin": asdict(pair.reward),
         "p": pair.p_reward,
+        "p_holm": pair.p_reward_adjusted,
+        "num_learned": view.num_learned,
     }

@@ -94,17 +94,18 @@ def _check_canvases(records: Sequence[ExampleRecord]) -> None:
 
 
 def _view(view: View, traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    ordered = sorted(view.summaries, key=lambda summary: -summary.reward.mean)
+    ranked = view.ranked
+    ordered = sorted(view.summaries, key=lambda summary: (summary not in ranked, -summary.reward.mean))
     number = {summary.arm: index for index, summary in enumerate(ordered)}
     featured = _featured(ordered)
-    heuristics = [_point(summary) for summary in ordered if not summary.arm.is_learned]
+    heuristics = [_point(summary) for summary in ranked if not summary.arm.is_learned]
     best = view.best_heuristic
     return {
         "name": view.name,
         "canvas_length": view.canvas_length,
         "num_examples": max(summary.num_examples for summary in ordered),
         "hypervolume": {
-            "all": hypervolume(map(_point, ordered), view.canvas_length),
+            "all": hypervolume(map(_point, ranked), view.canvas_length),
             "heuristics": hypervolume(heuristics, view.canvas_length),
         },
         "frontier": frontier(heuristics),

@@ -19,7 +19,8 @@ def results_table(summaries: Sequence[ArmSummary], *, alpha: float) -> Table:
         key = (summary.arm.sampler, summary.arm.policy, summary.arm.block_length)
         if key not in best or summary.reward.mean > best[key].reward.mean:
             best[key] = summary
-    num = summaries[0].num_examples
+    nums = sorted({summary.num_examples for summary in summaries})
+    num = " to ".join(str(each) for each in dict.fromkeys((nums[0], nums[-1])))
     table = Table(
         title=f"{num} held-out problems, 95% intervals; per sampler and block the parameter with the best reward",
         title_justify="left",
@@ -84,9 +85,13 @@ def comparison_line(view: View) -> str:
     if learned is None or best is None or learned.arm not in view.comparisons:
         return ""
     pair = view.comparisons[learned.arm]
+    ours, p = "learned policy", f"p = {pair.p_reward:.4f}"
+    if view.num_learned > 1:
+        ours = f"best of {view.num_learned} learned ({learned.arm.label}, block {learned.arm.block_length})"
+        p += f", {pair.p_reward_adjusted:.4f} for the best of all compared (Holm)"
     return (
-        f"learned policy minus best heuristic ({best.arm.label}, block {best.arm.block_length}), paired by problem: "
-        f"reward {pair.reward.mean:+.4f} [{pair.reward.low:+.4f}, {pair.reward.high:+.4f}], p = {pair.p_reward:.4f}"
+        f"{ours} minus best heuristic ({best.arm.label}, block {best.arm.block_length}), paired by problem: "
+        f"reward {pair.reward.mean:+.4f} [{pair.reward.low:+.4f}, {pair.reward.high:+.4f}], {p}"
     )
 
 

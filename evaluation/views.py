@@ -11,6 +11,8 @@ from evaluation.results import ArmSummary, Comparison, best_heuristic, by_arm, c
 from evaluation.statistics import holm
 
 ALL_TASKS = "all tasks"
+MIN_SHARE = 0.5
+"""Of the problems that the arm with most has: an arm with fewer, as failed shards leave it, is not ranked among the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +28,39 @@ class View:
     """Each arm but the best heuristic against it, paired by example."""
 
     @property
-    def best_heuristic(self) -> ArmSummary | None:
-        return best_heuristic(self.summaries)
+    def ranked(self) -> list[ArmSummary]:
+        """Those of arms that were decoded on most problems."""
+        return ranked(self.summaries)
 
     @property
-    def winner(self) -> ArmSummary:
-        """The arm with the best mean reward."""
-        return max(self.summaries, key=lambda summary: summary.reward.mean)
+    def best_heuristic(self) -> ArmSummary | None:
+        return best_heuristic(self.ranked)
 
     @property
     def learned(self) -> ArmSummary | None:
         """The learned arm with the best mean reward."""
-        learned = [summary for summary in self.summaries if summary.arm.is_learned]
-        return max(learned, key=lambda summary: summary.reward.mean, default=None)
+        return max(self._learned, key=lambda summary: summary.reward.mean, default=None)
+
+    @property
+    def num_learned(self) -> int:
+        """Learned arms that `learned` is the best of."""
+        return len(self._learned)
+
+    @property
+    def _learned(self) -> list[ArmSummary]:
+        return [summary for summary in self.ranked if summary.arm.is_learned]
 
     @property
     def ungraded(self) -> list[Arm]:
         """Arms none of whose answers could be graded."""
         graded = {summary.arm for summary in self.summaries}
         return [arm for arm, records in self.groups.items() if records and arm not in graded]
+
+
+def ranked(summaries: Sequence[ArmSummary]) -> list[ArmSummary]:
+    """Those with at least `MIN_SHARE` of the problems that the largest has."""
+    most = max((summary.num_examples for summary in summaries), default=0)
+    return [summary for summary in summaries if summary.num_examples >= MIN_SHARE * most]
 
 
 def make_views(records: Sequence[ExampleRecord]) -> list[View]:
@@ -65,7 +81,7 @@ def make_view(name: str, records: Sequence[ExampleRecord]) -> View:
     (canvas_length,) = {int(record.settings["canvas_length"]) for record in records}
     graded = {arm: mine for arm, mine in groups.items() if any(r.grade != "grader_error" for r in mine)}
     summaries = [summarise(arm, mine) for arm, mine in graded.items()]
-    best = best_heuristic(summaries)
+    best = best_heuristic(ranked(summaries))
     comparisons = {}
     for arm, mine in graded.items():
         pair = compare_pairs(mine, graded[best.arm]) if best is not None and arm != best.arm else None

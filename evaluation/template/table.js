@@ -10,6 +10,7 @@ const COLUMNS = [
   { key: "difference", name: "vs best heuristic", value: (arm) => arm.difference?.[0] ?? 0, text: (arm) => (arm.difference ? signed(arm.difference[0]) : "–"), small: (arm) => (arm.difference ? `${chance(arm.difference[4])} (Holm)` : "") },
   { key: "tokens_per_pass", name: "tokens/pass", value: (arm) => arm.tokens_per_pass, text: (arm) => fixed(arm.tokens_per_pass) },
   { key: "tokens_per_second", name: "tokens/s", value: (arm) => arm.tokens_per_second ?? 0, text: (arm) => (arm.tokens_per_second == null ? "–" : Math.round(arm.tokens_per_second).toLocaleString("en")) },
+  { key: "num_examples", name: "problems", value: (arm) => arm.num_examples, text: (arm) => String(arm.num_examples) },
   { key: "num_seeds", name: "seeds", value: (arm) => arm.num_seeds, text: (arm) => String(arm.num_seeds) },
 ];
 

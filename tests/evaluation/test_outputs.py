@@ -15,7 +15,7 @@ from evaluation.outputs import Context, write_outputs
 from evaluation.plots import learning_png
 from evaluation.records import read_records
 from evaluation.results_dir import ResultsDir
-from evaluation.tables import breakdown_table, results_table
+from evaluation.tables import breakdown_table, comparison_line, results_table
 from evaluation.views import ALL_TASKS, make_view, make_views
 from tests.fakes.records import arm_of, make_record, records_of
 
@@ -68,6 +68,26 @@ def test_a_heuristic_that_wins_is_marked_as_best():
     assert rows[0][0] == "threshold 0.9"
     assert rows[0][-1] == "best"
     assert rows[-1][0] == "learned"
+
+
+def test_an_arm_with_few_problems_is_not_ranked(tmp_path):
+    lucky = [
+        record for record in records_of(arm_of("random", 8, 24), accuracy=1.0, nfe=1) if record.example_id[-1] == "0"
+    ]
+    view = make_view("sudoku", [*RECORDS, *lucky])
+    assert view.best_heuristic.arm == SLOW
+    assert len(view.summaries) == len(view.ranked) + 1
+    found = document(write(tmp_path, records=[*RECORDS, *lucky]))
+    assert found["best_heuristic"]["label"] == "threshold 0.9"
+    assert found["hypervolume"] == document(write(tmp_path / "without"))["hypervolume"]
+
+
+def test_the_best_of_several_learned_policies_is_said_to_be_that():
+    other = records_of(arm_of(LEARNED, None, 12), accuracy=0.8, nfe=4)
+    alone, several = make_view("sudoku", RECORDS), make_view("sudoku", [*RECORDS, *other])
+    assert comparison_line(alone).startswith("learned policy minus best heuristic (threshold 0.9, block 24)")
+    assert comparison_line(several).startswith("best of 2 learned (learned, block 24) minus best heuristic")
+    assert "(Holm)" in comparison_line(several)
 
 
 def test_the_comparison_is_with_the_heuristic_of_the_best_reward(tmp_path):

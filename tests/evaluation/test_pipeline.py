@@ -86,6 +86,30 @@ def test_arms_are_policies_at_temperatures_and_baselines(run):
     assert len(suite.picks) == 4
 
 
+def test_the_temperatures_that_a_run_tried_in_validation_are_not_tried_on_test_problems(tmp_path):
+    evaluation = {"num_examples": 4, "policy_temperatures": [1.0, 0.5, 0.25]}
+    run = make_run(tmp_path / "run", evaluation=evaluation).path
+
+    def temperatures(*words: str) -> list[float | None]:
+        (suite,) = prepared(run, *words).suites
+        return [temperature_of(arm) for arm in suite.arms]
+
+    assert temperatures() == [1.0]
+    assert temperatures("evaluation.policy_temperatures=[0.3,0.6]") == [0.3, 0.6]
+
+
+def test_results_lie_in_the_run_unless_said_otherwise(run, tmp_path):
+    def save_path(*words: str) -> str:
+        options = options_of(*map(str, words))
+        prepare_options(options)
+        return options.save_path
+
+    assert save_path(run) == f"{run}/pipeline"
+    assert save_path(run / "checkpoints" / "step-000020" / "policy.safetensors") == f"{run}/pipeline"
+    assert save_path(run, make_run(tmp_path / "other").path) == "runs/pipeline"
+    assert save_path(run, "--save-path", "elsewhere") == "elsewhere"
+
+
 def test_each_task_has_its_own_canvas_once_tasks_are_named(run):
     found = prepared(run, "--tasks", "arithmetic,sudoku", "--baselines", "sweep", "--quick")
     assert found.canvas_lengths == {"arithmetic": 48, "sudoku": 24}

@@ -116,6 +116,13 @@ def test_more_examples_and_seeds_decode_the_new_ones_only(tmp_path):
     assert sum(len(lease.groups) for lease in pool.leases) == len(records) - 70
 
 
+def test_other_seeds_are_no_reason_to_decode_what_draws_nothing_again(tmp_path):
+    run(FakePool(), tmp_path)
+    records = run(FakePool(), tmp_path, config=EvaluationConfig(num_examples=10, seeds=(7, 8), lease_examples=4))
+    assert Counter(record.seed for record in records if record.sampler == "threshold") == {0: 10}
+    assert {record.seed for record in records if record.sampler == "random"} == {0, 1, 2, 7, 8}
+
+
 def test_arms_that_draw_nothing_run_per_seed_once_tokens_are_drawn(tmp_path):
     records = run(FakePool(), tmp_path, conditions={"draws_tokens": True})
     assert {record.seed for record in records if record.sampler == "threshold"} == {0, 1, 2}

@@ -168,10 +168,10 @@ class RolloutPool:
 
     def ask_each(self, function: Callable[[], Any], *, deadline_s: float, what: str) -> list[Any]:
         """What `function()` returns inside each rollout actor that is ready; those that die or do not answer are left out."""
-        references = [actor.__ray_call__.remote(_ignoring_actor, function) for actor in self._workers.actors]
-        answered, silent = (
-            ray.wait(references, num_returns=len(references), timeout=deadline_s) if references else ([], [])
-        )
+        references: list[Any] = [actor.__ray_call__.remote(_ignoring_actor, function) for actor in self._workers.actors]
+        if not references:
+            return []
+        answered, silent = ray.wait(references, num_returns=len(references), timeout=deadline_s)
         answers = []
         for reference in answered:
             try:

@@ -40,6 +40,11 @@ def _check_experts(policy: PolicyConfig, learner: LearnerConfig, prefix: str) ->
             f"config key '{prefix}learner.steering.mode' is 'per_decision'; "
             f"allowed: 'mixture', 'policy_ratio' with {_distribution(policy)}, whose positions are not independent"
         )
+    if steering.parameters and learner.regulariser.kind == "output_kl":
+        raise UserError(
+            f"config key '{prefix}learner.regulariser.kind' is 'output_kl'; allowed: 'none', 'kl', 'cross_entropy' with "
+            f"learner.steering.parameters={list(steering.parameters)}: experts' trajectories are not drawn from the policy"
+        )
     is_single = imitation.heuristic in ("low_confidence", "random") and imitation.parameter == 1
     scores_imitation = scores_sets or (policy.distribution == "categorical" and is_single)
     if imitation.num_steps and not scores_imitation:

@@ -34,6 +34,13 @@ class RegulariserConfig:
     coefficient: float = setting(0.0, help="beta, its weight in the objective", minimum=0.0)
     anneal: Literal["constant", "linear"] = setting("constant", help="linear: the coefficient falls to 0 over the run")
 
+    def validate(self, where: str) -> None:
+        """A regulariser that is asked for counts."""
+        if self.kind != "none" and self.coefficient == 0:
+            raise UserError(
+                f"config key '{where}.coefficient' is 0; allowed: above 0 with {where}.kind={self.kind} (or kind 'none')"
+            )
+
 
 @dataclass(frozen=True)
 class SteeringConfig:

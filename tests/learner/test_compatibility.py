@@ -13,6 +13,7 @@ from policy.config import PolicyConfig
 from policy.factory import make_network
 from policy.weights import to_bytes
 
+PULLED = ("learner.regulariser.kind=kl", "learner.regulariser.coefficient=0.1")
 STEERED = "learner.steering.parameters=[0.9]"
 
 
@@ -30,11 +31,11 @@ STEERED = "learner.steering.parameters=[0.9]"
             r"'threshold' with parameter 0\.9; allowed: .*'low_confidence' or 'random' with parameter 1",
         ),
         (
-            ["learner.regulariser.kind=kl", "learner.regulariser.reference=softmax_confidence", "learner.regulariser.parameter=1"],
+            [*PULLED, "learner.regulariser.reference=softmax_confidence", "learner.regulariser.parameter=1"],
             r"learner\.regulariser",
         ),
-        (["learner.regulariser.kind=kl", "learner.regulariser.reference=random"], "'random'.*allowed: one of 'threshold', 'soft_"),
-        (["learner.regulariser.kind=kl", "learner.regulariser.parameter=1.5"], "1.5"),
+        ([*PULLED, "learner.regulariser.reference=random"], "'random'.*allowed: one of 'threshold', 'soft_"),
+        ([*PULLED, "learner.regulariser.parameter=1.5"], "1.5"),
         (
             ["policy.distribution=categorical", "evaluation.inference.prob_scale=2"],
             r"'evaluation\.inference\.prob_scale' is 2; allowed: 1",
@@ -44,6 +45,11 @@ STEERED = "learner.steering.parameters=[0.9]"
         (
             ["decode.cache=prefix", "model.remote_code=true", "model.name=own/model"],
             r"'decode\.cache' is 'prefix'; allowed: 'none' with the own code of model 'own/model'",
+        ),
+        (["learner.regulariser.kind=kl"], r"'learner\.regulariser\.coefficient' is 0; allowed: above 0 with .*kind=kl"),
+        (
+            [STEERED, "learner.regulariser.kind=output_kl", "learner.regulariser.coefficient=0.1"],
+            r"'learner\.regulariser\.kind' is 'output_kl'; allowed: .*steering\.parameters=\[0\.9\]",
         ),
         (["policy.see_mask=false"], r"'policy\.see_block' is True; allowed: False where see_mask is False"),
     ],

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from rollout_workers.models.tiny import corpus as corpus_module
-from rollout_workers.models.tiny.corpus import ARITHMETIC_CANVAS, BLOCK_LENGTHS, SUDOKU_CANVAS, Batch, Corpus
+from rollout_workers.models.tiny.corpus import (
+    ARITHMETIC_CANVAS,
+    BLOCK_LENGTHS,
+    MAX_HARD_GIVENS,
+    SUDOKU_CANVAS,
+    Batch,
+    Corpus,
+)
 from rollout_workers.models.tiny.vocabulary import build_tokenizer, vocabulary
 from rollout_workers.tasks import make_task
 from rollout_workers.tasks.base import Example
@@ -113,3 +120,15 @@ class TestBatches:
         # Some rows are nearly clean, some nearly all masks, as decoders leave them.
         assert (share_B < 0.3).any()
         assert (share_B > 0.7).any()
+
+
+def test_hard_puzzles_have_few_givens():
+    digits = torch.tensor([TOKENIZER.get_vocab()[str(digit)] for digit in range(1, 5)])
+
+    def num_givens(hard_share: float) -> torch.Tensor:
+        batch = Corpus(TOKENIZER, seed=0).sudoku(3, batch_size=64, hard_share=hard_share)
+        return torch.isin(batch.prompt_BP, digits).sum(1)
+
+    assert int(num_givens(1.0).max()) == MAX_HARD_GIVENS
+    assert int(num_givens(0.0).max()) > MAX_HARD_GIVENS
+    assert 0.5 < float((num_givens(0.75) <= MAX_HARD_GIVENS).float().mean()) < 1.0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from cluster.errors import ExitCode, UserError
 from rollout_workers.models.load import load_model, load_tokenizer
-from rollout_workers.models.tiny import pretrain
+from rollout_workers.models.tiny import figures, pretrain
 from rollout_workers.models.tiny.corpus import Corpus
 from rollout_workers.models.tiny.pretrain import (
     EXPORT,
@@ -35,6 +36,9 @@ RECIPE = Recipe(
     shallow_feed_forward_size=24,
     arithmetic_rows=3,
     sudoku_rows=3,
+    num_puzzle_steps=2,
+    puzzle_arithmetic_rows=2,
+    puzzle_sudoku_rows=4,
     learning_rate=0.5,
     shallow_learning_rate=0.5,
     seed=4,
@@ -49,10 +53,10 @@ def train(training: Pretraining, num_steps: int) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in training.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("stop", [3, 4, 5])
+@pytest.mark.parametrize("stop", [3, 4, 5, 6, 7])
 def test_interrupted_and_resumed_is_bitwise_uninterrupted(tmp_path, stop):
-    # 4 steps of the deep stage and 2 of the shallow one; the stops lie before, at and after the change.
-    whole = train(Pretraining(RECIPE, tmp_path / "whole"), 6)
+    # 4 steps of the deep stage, 2 of the shallow one and 2 of puzzles; the stops lie before, at and after the changes.
+    whole = train(Pretraining(RECIPE, tmp_path / "whole"), 8)
     first = Pretraining(RECIPE, tmp_path / "cut")
     train(first, stop - 1)
     first.save()
@@ -63,7 +67,7 @@ def test_interrupted_and_resumed_is_bitwise_uninterrupted(tmp_path, stop):
     second = Pretraining(RECIPE, tmp_path / "cut")
     second.resume()
     assert second.step == stop
-    resumed = train(second, 6 - stop)
+    resumed = train(second, 8 - stop)
     fresh = build_model(RECIPE, shallow=True).state_dict()
     assert whole.keys() == resumed.keys() == fresh.keys()
     for name, value in whole.items():
@@ -81,8 +85,49 @@ def test_cutting_layers_keeps_what_the_leading_layers_compute():
 
 def test_a_state_of_another_recipe_is_refused(tmp_path):
     Pretraining(RECIPE, tmp_path).save()
-    with pytest.raises(SystemExit, match="another recipe"):
+    with pytest.raises(UserError, match=r"another recipe \('seed': 4 -> 5\); allowed: another --output"):
         Pretraining(replace(RECIPE, seed=5), tmp_path).resume()
+
+
+@pytest.mark.parametrize("damage", ["state.json", "state-0.safetensors"])
+def test_a_damaged_state_is_one_line(tmp_path, damage):
+    Pretraining(RECIPE, tmp_path).save()
+    (tmp_path / damage).write_bytes((tmp_path / damage).read_bytes()[:20])
+    with pytest.raises(UserError, match=r"state\.json' cannot be read .*allowed: a saved state, or another --output"):
+        Pretraining(RECIPE, tmp_path).resume()
+
+
+def test_the_last_stage_is_mostly_puzzles_with_few_givens(monkeypatch):
+    asked = []
+    draw = CORPUS.sudoku
+
+    def sudoku(step, *, batch_size, hard_share):
+        asked.append((batch_size, hard_share))
+        return draw(step, batch_size=batch_size, hard_share=hard_share)
+
+    monkeypatch.setattr(CORPUS, "sudoku", sudoku)
+    train(Pretraining(RECIPE, Path("unused")), 8)
+    assert asked == [(3, 0.0)] * 6 + [(4, 0.75)] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model", "nope"], "'nope'"),
+        (["--num-examples", "0"], "--num-examples is 0; allowed: at least 1"),
+        (["--sudoku-csv", "nope.csv"], "--sudoku-csv 'nope.csv' cannot be read"),
+        (["--sudoku-csv", "other.csv"], "allowed: a CSV file with columns Puzzle and Solution"),
+        (["--sudoku-csv", "nine.csv"], "--sudoku-csv 'nine.csv', line 2: '9102200002100320'; allowed: 16 digits"),
+    ],
+)
+def test_figures_that_cannot_be_made_are_one_line(tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    Path("other.csv").write_text("a,b\n1,2\n")
+    Path("nine.csv").write_text("Puzzle,Solution\n9102200002100320,3142243142131324\n")
+    assert figures.main(words) == ExitCode.USER_ERROR
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
 
 
 def test_the_exported_folder_loads_as_the_trained_model(tmp_path):
@@ -114,22 +159,33 @@ def test_the_command_trains_a_recipe_with_overrides_to_where_studies_look_for_it
         "num-steps": 2,
     }
     options = [text for name, value in small.items() for text in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["pretrain", "--recipe", "second", *options])
-    pretrain.main()
+    words = ["--recipe", "second", *options]
+    assert pretrain.main(words) == ExitCode.FINISHED
     model = load_model(str(OUTPUTS["second"] / EXPORT)).model
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (16, RECIPES["second"].num_layers)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    pretrain.main()
+    assert pretrain.main(words) == ExitCode.FINISHED
     again = load_model(str(OUTPUTS["second"] / EXPORT)).model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in again.items())
+    assert pretrain.main([*words, "--seed", "9"]) == ExitCode.USER_ERROR
 
 
 def test_the_learning_rate_warms_up_and_falls_in_each_cycle():
     recipe = Recipe(
-        num_steps=1000, num_shallow_steps=600, num_shallow_cycles=2, learning_rate=1.0, shallow_learning_rate=0.5
+        num_steps=1000,
+        num_shallow_steps=600,
+        num_shallow_cycles=2,
+        num_puzzle_steps=700,
+        learning_rate=1.0,
+        shallow_learning_rate=0.5,
     )
     rates = [learning_rate(recipe, step) for step in range(recipe.total_steps)]
-    for stage, peak in ((rates[:1000], 1.0), (rates[1000:1600], 0.5), (rates[1600:], 0.5)):
+    for stage, peak in (
+        (rates[:1000], 1.0),
+        (rates[1000:1600], 0.5),
+        (rates[1600:2200], 0.5),
+        (rates[2200:], 0.5),
+    ):
         assert stage[0] < 0.01
         assert max(stage) == pytest.approx(peak)
         assert stage[200:] == sorted(stage[200:], reverse=True)

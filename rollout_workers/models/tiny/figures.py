@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.errors import ExitCode, UserError
 from policy.factory import make_heuristic
 from rollout_workers.engine import Engine
 from rollout_workers.grader import grade_text
-from rollout_workers.models.base import FrozenDLLM
+from rollout_workers.models.base import FrozenDLLM, ModelError
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.rollout import pose_each
 from rollout_workers.tasks import Example, Split, Task, make_task
@@ -91,26 +93,49 @@ def report(examiner: Examiner, *, num_examples: int, sudoku_csv: Path | None) ->
         puzzles = Sudoku(infill=infill)
         write(f"{examiner.measure(puzzles, held_out(puzzles, num_examples), 'low_confidence', 1)}\n")
         if sudoku_csv is not None:
-            with sudoku_csv.open() as file:
-                others = [
-                    puzzles.pose(f"csv/{i}", row["Puzzle"], row["Solution"])
-                    for i, row in enumerate(csv.DictReader(file))
-                ]
+            others = [puzzles.pose(f"csv/{i}", *each) for i, each in enumerate(read_puzzles(sudoku_csv))]
             figure = examiner.measure(puzzles, others, "low_confidence", 1)
             write(f"{figure}   ({len(others)} puzzles of {sudoku_csv.name})\n")
 
 
-def main() -> None:
+def read_puzzles(path: Path) -> list[tuple[str, str]]:
+    """(puzzle, solution) of each line; a UserError for a file that has no such columns or cannot be read."""
+    try:
+        with path.open(newline="") as file:
+            found = [(row["Puzzle"], row["Solution"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"--sudoku-csv '{path}' cannot be read ({type(error).__name__}: {error}); allowed: a CSV file with columns "
+            "Puzzle and Solution"
+        ) from error
+    for number, texts in enumerate(found, start=2):
+        for text in texts:
+            if text is None or not re.fullmatch(r"[0-4]{16}", text):
+                raise UserError(f"--sudoku-csv '{path}', line {number}: {text!r}; allowed: 16 digits from 0 to 4")
+    return found
+
+
+def main(words: Many[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--num-examples", type=int, default=500)
     parser.add_argument(
         "--sudoku-csv", type=Path, default=None, help="puzzles with columns Puzzle (0 = empty) and Solution"
     )
-    options = parser.parse_args()
-    examiner = Examiner(load_model(options.model), load_tokenizer(options.model))
+    options = parser.parse_args(words)
+    try:
+        if options.num_examples < 1:
+            raise UserError(f"--num-examples is {options.num_examples}; allowed: at least 1")
+        if options.sudoku_csv is not None:
+            read_puzzles(options.sudoku_csv)
+        examiner = Examiner(load_model(options.model), load_tokenizer(options.model))
+    except (UserError, ModelError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.USER_ERROR
     report(examiner, num_examples=options.num_examples, sudoku_csv=options.sudoku_csv)
+    return ExitCode.FINISHED
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,15 +17,21 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from cluster.config import first_difference
+from cluster.errors import ExitCode, UserError
+from cluster.storage import atomic_write
 from rollout_workers.models.backbone import bidirectional
+from rollout_workers.models.base import ModelError
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.models.tiny.corpus import Batch, Corpus
 from rollout_workers.models.tiny.figures import Examiner, report
@@ -82,6 +88,7 @@ RECIPES = {
     ),
 }
 OUTPUTS = {"shipped": Path("runs/tiny-pretrain"), "second": Path("runs/tiny-second")}
+STATE = "state.json"
 EXPORT = "checkpoint"
 """Folder of the finished model in the output."""
 
@@ -211,24 +218,30 @@ class Pretraining:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         weights = self.output / f"state-{self.step}.safetensors"
+        if weights.exists():
+            # Of this very step, or left by a process that was killed before it named it.
+            weights.unlink()
         save_file({name: value.contiguous().clone() for name, value in tensors.items()}, weights)
         record = {"step": self.step, "weights": weights.name, "recipe": asdict(self.recipe)}
-        temporary = self.output / "state.json.tmp"
-        temporary.write_text(json.dumps(record, indent=1))
-        temporary.replace(self.output / "state.json")
+        atomic_write(self.output / STATE, json.dumps(record, indent=1).encode())
         for old in self.output.glob("state-*.safetensors"):
             if old != weights:
                 old.unlink()
 
     def resume(self) -> None:
-        """Goes on from the saved state of `output`; a state of another recipe is refused."""
-        record = json.loads((self.output / "state.json").read_text())
-        if record["recipe"] != asdict(self.recipe):
-            raise SystemExit(
-                f"{self.output} holds a run of another recipe: {record['recipe']}; choose another --output"
-            )
-        tensors = load_file(self.output / record["weights"])
-        self.step = record["step"]
+        """Goes on from the saved state of `output`; a UserError for one of another recipe, and for one that is damaged."""
+        path = self.output / STATE
+        try:
+            record = json.loads(path.read_text())
+            recipe, self.step = record["recipe"], int(record["step"])
+            tensors = load_file(self.output / record["weights"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise UserError(
+                f"'{path}' cannot be read ({type(error).__name__}: {error}); allowed: a saved state, or another --output"
+            ) from error
+        if recipe != asdict(self.recipe):
+            difference = first_difference(recipe, asdict(self.recipe))
+            raise UserError(f"'{self.output}' holds a run of another recipe ({difference}); allowed: another --output")
         if self.step > self.recipe.num_steps:
             self._start_shallow_stage()
         prefix = "model."
@@ -255,19 +268,31 @@ def _progress_line(training: Pretraining, averages: dict[str, float], started: f
     return f"step {training.step}/{training.recipe.total_steps} {figures} elapsed {elapsed / 60:.1f} min ETA {left / 60:.1f} min"
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=list(RECIPES), default="shipped")
     parser.add_argument("--output", type=Path, help=", ".join(f"{path} for {name}" for name, path in OUTPUTS.items()))
     parser.add_argument("--save-every", type=int, default=250)
     for name, default in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help="in place of the recipe's")
-    arguments = vars(parser.parse_args())
+    arguments = vars(parser.parse_args(words))
     recipe, save_every = arguments.pop("recipe"), arguments.pop("save_every")
     output = arguments.pop("output") or OUTPUTS[recipe]
     given = {key: value for key, value in arguments.items() if value is not None}
-    training = Pretraining(replace(RECIPES[recipe], **given), output)
-    if (output / "state.json").exists():
+    try:
+        folder = _train(Pretraining(replace(RECIPES[recipe], **given), output), save_every=save_every)
+        sys.stdout.write(f"model written to {folder}; held-out figures:\n")
+        report(Examiner(load_model(str(folder)), load_tokenizer(str(folder))), num_examples=500, sudoku_csv=None)
+    except (UserError, ModelError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.USER_ERROR
+    return ExitCode.FINISHED
+
+
+def _train(training: Pretraining, *, save_every: int) -> Path:
+    """All steps that are left; returns the folder of the finished model."""
+    if (training.output / STATE).exists():
         training.resume()
     corpus = Corpus(build_tokenizer(), seed=training.recipe.seed)
     started, first_step, window = time.monotonic(), training.step, []
@@ -278,13 +303,10 @@ def main() -> None:
             sys.stdout.write(_progress_line(training, averages, started, first_step) + "\n")
             sys.stdout.flush()
             window.clear()
-        if training.step % save_every == 0:
+        if training.step % save_every == 0 or training.step == training.recipe.total_steps:
             training.save()
-    training.save()
-    folder = training.export()
-    sys.stdout.write(f"model written to {folder}; held-out figures:\n")
-    report(Examiner(load_model(str(folder)), load_tokenizer(str(folder))), num_examples=500, sudoku_csv=None)
+    return training.export()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,8 +14,12 @@ from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
 from policy.factory import HEURISTICS, canonical_name, heuristic_kind, heuristic_parameters, whole_numbers
 from policy.inference import InferenceConfig
-from rollout_workers.config import DecodeConfig, check_block_length
+from rollout_workers.caching import CacheSettings
+from rollout_workers.config import DecodeConfig, ModelConfig, check_block_length
 from rollout_workers.lease import UnmaskerSpec
+from rollout_workers.models.base import ModelSpec
+from rollout_workers.models.load import load_tokenizer
+from rollout_workers.resources import CheckedResources, check_sampler
 
 LEARNED = "learned"
 TEMPERATURE = "policy_temperature"
@@ -84,6 +88,20 @@ def heuristic_arms(config: EvaluationConfig, canvas_length: int, *, key: str = "
             check_heuristic(name, entry, f"{key}.heuristics.{name}")
             arms.extend(heuristic_arm(name, entry, block) for block in blocks)
     return list(dict.fromkeys(arms))
+
+
+def check_arms(
+    arms: Sequence[Arm], config: ModelConfig, spec: ModelSpec, decode: DecodeConfig, *, key: str = "evaluation"
+) -> None:
+    """Refuses heuristics that cannot decode with this model and these settings, whatever files and models they ask for."""
+    tokenizer = load_tokenizer(config.name, config.options)
+    resources = CheckedResources(spec, tokenizer, name=config.name, options=config.options, dtype=config.dtype)
+    cache = CacheSettings(decode.cache, decode.cache_refresh)
+    for arm in {(arm.sampler, arm.parameters): arm for arm in arms if not arm.is_learned}.values():
+        try:
+            check_sampler(arm.sampler, arm.values, spec, resources, eos=decode.eos, cache=cache)
+        except ValueError as error:
+            raise UserError(f"config key '{key}.heuristics.{arm.sampler}': {error}") from error
 
 
 def check_cached(arms: Sequence[Arm], decode: DecodeConfig) -> None:

@@ -127,7 +127,9 @@ class Decoder:
         try:
             self.tokenizer: DllmTokenizer = load_tokenizer(model, options)
             self._model = load_model(model, dtype=dtype, device=device, options=options)
-            resources = ModelResources(self._model, self.tokenizer, name=model, options=options, dtype=dtype)
+            resources = ModelResources(
+                self._model.spec, self.tokenizer, name=model, options=options, dtype=dtype, device=self._model.device
+            )
             if policy is None:
                 unmasker = make_swept_heuristic(sampler or DEFAULT_SAMPLER, {}, resources=resources)
             else:

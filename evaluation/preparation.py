@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.config import build, load_yaml, to_dict
 from cluster.errors import UserError
-from evaluation.arms import Arm, check_cached, halves, heuristic_arms, learned_arm
+from evaluation.arms import Arm, check_arms, check_cached, halves, heuristic_arms, learned_arm
 from evaluation.conditions import directory_settings
 from evaluation.config import EvaluationConfig, PipelineConfig
 from evaluation.runner import Suite
@@ -119,6 +119,10 @@ def prepare(
     config.decode.check_models(config.model_configs)
     for policy in policies:
         config.decode.check_scope(policy.config.scope, f"{policy.where}: its scope")
+        try:
+            config.evaluation.inference.check(policy.config, where="evaluation.inference")
+        except ValueError as error:
+            raise UserError(f"{error} ({policy.where})") from error
     tasks = make_tasks(config.task_configs)
     longest = max(task.canvas_length for task in tasks.values())
     lengths = {
@@ -157,6 +161,7 @@ def _suite(
         blocks = list(dict.fromkeys((blocks[0], blocks[-1])))
     arms = heuristic_arms(dataclasses.replace(evaluation, block_lengths=tuple(blocks)), length)
     check_cached(arms, config.decode)
+    check_arms(arms, config.model_configs[model], specs[model], config.decode)
     _, block = config.decode.lengths(length, "decode")
     return Suite([*_learned_arms(config, policies, block), *arms], picks, length)
 

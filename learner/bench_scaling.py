@@ -8,29 +8,39 @@ Sleeping actors import no torch: their results are plain records with as many ar
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
 import ray
+import torch
 from ray.actor import ActorHandle
 from rich.table import Table
 
 from cluster.actor_pool import ActorPool, PoolSettings
+from cluster.allocator import keep_freed_memory
+from cluster.metrics import TimeStates
 from cluster.runtime import kill_all, start_actors, wait_for
 from cluster.weight_store import WeightRecord, start_weight_store
 from learner.sleeper import DEADLINE_S, ROWS_PER_LEASE, start_sleeper
+from policy.factory import make_heuristic
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.hosting import MAIN
 from rollout_workers.lease import GroupRequest, Lease, UnmaskerSpec
+from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.pool import RolloutPool
-from rollout_workers.rollout import DecodeSettings
-from rollout_workers.tasks import Split
+from rollout_workers.rewards import RewardFunction
+from rollout_workers.rollout import DecodeSettings, Rollout
+from rollout_workers.tasks import Split, make_tasks
 from rollout_workers.worker import WorkerSpec, start_worker
 
 WEIGHT_BYTES = 1_300_000
@@ -71,42 +81,91 @@ class FanOutFigures:
     """From the call of publish until the last actor holds the verified bytes; medians of the repeats."""
 
 
-def measure_actors(*, num_leases: int, repeats: int) -> dict[int, float]:
-    """Rows/s of 1 and of 2 rollout actors with the tiny dLLM, one thread each; medians, taking turns."""
-    leases = [
-        Lease(
-            number,
-            0,
-            UnmaskerSpec("threshold", 0.9),
-            tuple(GroupRequest(group, "arithmetic", Split.TRAIN, number * 16 + group, 1) for group in range(16)),
-            48,
-            record=False,
-        )
-        for number in range(num_leases)
-    ]
-    spec = WorkerSpec(
-        models={MAIN: ModelConfig()},
-        settings=DecodeSettings(canvas_length=48, num_slots=16),
-        reward=RewardConfig(),
-        tasks={"arithmetic": TaskConfig()},
-        torch_threads=1,
-        fingerprint="",
-        weights_deadline_s=60.0,
+@dataclass(frozen=True, slots=True)
+class ActorFigures:
+    """Rows/s with the tiny dLLM, by the number of actors or processes of one thread each."""
+
+    actors: dict[int, float]
+    processes: dict[int, float]
+    """The same leases in plain processes, without Ray: what the machine itself gives a second one."""
+
+    def ratio(self, rates: dict[int, float]) -> float:
+        """Of two to one."""
+        return rates[2] / rates[1]
+
+
+def measure_actors(*, num_leases: int, repeats: int) -> ActorFigures:
+    """1 and 2 rollout actors, and 1 and 2 processes; medians, taking turns."""
+    leases = [_lease(number) for number in range(num_leases)]
+    with ExitStack() as stack:
+        runs: dict[tuple[str, int], Callable[[], int]] = {}
+        for count in (1, 2):
+            config = RolloutConfig(num_workers=count, min_workers=count, straggler_factor=0.0)
+            pool = RolloutPool(config, start_worker=_worker_of(_SPEC, config))
+            stack.callback(pool.close)
+            pool.start()
+            runs["actors", count] = partial(_run_actors, pool, leases)
+            context = multiprocessing.get_context("spawn")
+            processes = stack.enter_context(ProcessPoolExecutor(count, mp_context=context))
+            runs["processes", count] = partial(_run_processes, processes, leases)
+        found: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
+        for _ in range(repeats + 1):
+            for key, run in runs.items():
+                started = time.perf_counter()
+                rows = run()
+                found[key].append(rows / (time.perf_counter() - started))
+    # The first turn loads the models.
+    medians = {key: statistics.median(rates[1:]) for key, rates in found.items()}
+    return ActorFigures(
+        *({count: medians[kind, count] for count in (1, 2)} for kind in ("actors", "processes")),
     )
-    pools = {}
-    for count in (1, 2):
-        config = RolloutConfig(num_workers=count, min_workers=count, straggler_factor=0.0)
-        pools[count] = RolloutPool(config, start_worker=_worker_of(spec, config))
-        pools[count].start()
-    found: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(repeats + 1):
-        for count, pool in pools.items():
-            started = time.perf_counter()
-            rows = sum(len(summary.rows) for summary, _ in pool.run(leases))
-            found[count].append(rows / (time.perf_counter() - started))
-    for pool in pools.values():
-        pool.close()
-    return {count: statistics.median(rates[1:]) for count, rates in found.items()}
+
+
+_SPEC = WorkerSpec(
+    models={MAIN: ModelConfig()},
+    settings=DecodeSettings(canvas_length=48, num_slots=16),
+    reward=RewardConfig(),
+    tasks={"arithmetic": TaskConfig()},
+    torch_threads=1,
+    fingerprint="",
+    weights_deadline_s=60.0,
+)
+
+
+def _lease(number: int) -> Lease:
+    groups = tuple(GroupRequest(group, "arithmetic", Split.TRAIN, number * 16 + group, 1) for group in range(16))
+    return Lease(number, 0, UnmaskerSpec("threshold", 0.9), groups, 48, record=False)
+
+
+def _run_actors(pool: RolloutPool, leases: Sequence[Lease]) -> int:
+    return sum(len(summary.rows) for summary, _ in pool.run(leases))
+
+
+def _run_processes(pool: ProcessPoolExecutor, leases: Sequence[Lease]) -> int:
+    return sum(pool.map(_rows_here, leases))
+
+
+def _rows_here(lease: Lease) -> int:
+    """Decodes a lease in this process; returns its number of rows."""
+    summary, _ = _rollout_here().run(lease, make_heuristic("threshold", 0.9))
+    return len(summary.rows)
+
+
+@lru_cache(maxsize=1)
+def _rollout_here() -> Rollout:
+    """What a rollout actor of `_SPEC` holds."""
+    keep_freed_memory()
+    torch.set_num_threads(_SPEC.torch_threads)
+    reward = RewardFunction(_SPEC.reward.terms, alpha=_SPEC.reward.alpha)
+    name = _SPEC.models[MAIN].name
+    return Rollout(
+        load_model(name),
+        load_tokenizer(name),
+        _SPEC.settings,
+        reward,
+        tasks=make_tasks(_SPEC.tasks),
+        clock=TimeStates("waiting"),
+    )
 
 
 def _worker_of(spec: WorkerSpec, config: RolloutConfig) -> Callable[[tuple[str, ...]], ActorHandle]:

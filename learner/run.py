@@ -14,7 +14,7 @@ from cluster.run_dir import RunDir
 from cluster.run_home import open_run
 from cluster.runtime import start_ray, stop_ray
 from cluster.storage import LocalStorage, atomic_write
-from evaluation.arms import Arm, check_cached, heuristic_arms, learned_arm, temperature_of
+from evaluation.arms import Arm, check_arms, check_cached, heuristic_arms, learned_arm, temperature_of
 from evaluation.conditions import conditions_of, directory_settings
 from evaluation.environment import environment_record
 from evaluation.outputs import Context, write_outputs
@@ -150,6 +150,8 @@ def _plan(config: RunConfig) -> _Plan:
     canvas_length, block_length = config.decode.lengths(task_length, "decode")
     arms = heuristic_arms(config.evaluation, canvas_length)
     check_cached(arms, config.decode)
+    for name, model in config.model_configs.items():
+        check_arms(arms, model, models[name], config.decode)
     check_experts(config, block_length=block_length)
     initial_policy = read_initial_policy(config)
     problems = _choose_problems(config, models, tasks, canvas_length)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cluster.metrics import TimeStates
 from policy.noise import Stream, uniforms
-from policy.observation import Observation, RowContext
+from policy.observation import Needs, Observation, RowContext
 from policy.recording import pack_step
 from policy.scope import Scope
 from policy.trajectory import PackedSteps
@@ -32,7 +32,7 @@ from policy.unmasker import Decision, Unmasker
 from rollout_workers.caching import NO_CACHE, CachedRows, CacheSettings, check_cache
 from rollout_workers.first_passes import FirstPasses
 from rollout_workers.lease import EngineStats
-from rollout_workers.models.base import FrozenDLLM, Prediction
+from rollout_workers.models.base import FrozenDLLM, ModelSpec, Prediction
 from rollout_workers.scheduler import Scheduler
 from rollout_workers.sequence import LiveRows, Sequence, SequenceStatus
 from rollout_workers.slices import predict_in_slices, slices_by_length
@@ -88,9 +88,7 @@ class Engine:
         cache: CacheSettings = NO_CACHE,
         clock: TimeStates | None = None,
     ) -> None:
-        if eos == "stop" and unmasker.needs.rewrites:
-            raise ValueError("eos is 'stop'; allowed: 'full' with a sampler that holds several canvases per row")
-        check_cache(cache, unmasker.needs, model.spec)
+        check_needs(unmasker.needs, model.spec, eos=eos, cache=cache)
         self._model = model
         self._unmasker = unmasker
         self._num_slots = num_slots
@@ -273,6 +271,13 @@ class Engine:
             elif limit:
                 ended[row] = SequenceStatus.STEP_LIMIT
         return ended
+
+
+def check_needs(needs: Needs, spec: ModelSpec, *, eos: EosPolicy, cache: CacheSettings) -> None:
+    """Raises a ValueError for an unmasker or a model that cannot do with these settings."""
+    if eos == "stop" and needs.rewrites:
+        raise ValueError("eos is 'stop'; allowed: 'full' with a sampler that holds several canvases per row")
+    check_cache(cache, needs, spec)
 
 
 class _Recorder:

@@ -6,15 +6,20 @@ Shapes: `V` vocabulary.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rollout_workers.models.autoregressive import CausalModel, load_causal
-from rollout_workers.models.base import FrozenDLLM, ModelError
+from policy.factory import make_swept_heuristic
+from policy.heuristics.resources import SecondModel
+from rollout_workers.caching import CacheSettings
+from rollout_workers.engine import EosPolicy, check_needs
+from rollout_workers.models.autoregressive import CausalModel, check_causal, load_causal
+from rollout_workers.models.base import ModelError, ModelSpec
 from rollout_workers.models.hub import model_folder
-from rollout_workers.models.load import DTYPES
+from rollout_workers.models.load import DTYPES, FAMILIES
 from rollout_workers.models.options import NO_OPTIONS, LoadOptions
 from rollout_workers.tokenizer import DllmTokenizer
 
@@ -27,17 +32,17 @@ class ModelResources:
 
     def __init__(
         self,
-        model: FrozenDLLM,
+        spec: ModelSpec,
         tokenizer: DllmTokenizer,
         *,
         name: str = "tiny",
         options: LoadOptions = NO_OPTIONS,
         dtype: str = "float32",
+        device: torch.device | str = "cpu",
     ) -> None:
-        spec = model.spec
         self.eos_ids = tuple(each for each in (spec.eos_id, spec.end_of_turn_id) if each is not None)
         self._spec = spec
-        self._device = model.device
+        self._device = torch.device(device)
         self._tokenizer = tokenizer
         self._name, self._options, self._dtype = name, options, dtype
         self._frequencies: dict[str, Tensor] = {}
@@ -81,10 +86,36 @@ class ModelResources:
             raise ValueError(f"token {token!r} is not in the model's vocabulary")
         return found
 
-    def second_model(self, name: str) -> CausalModel:
+    def second_model(self, name: str) -> SecondModel:
         """The causal model of a folder or hub id."""
         if name not in self._causal:
             self._causal[name] = load_causal(
                 name, self._spec, self._tokenizer, dtype=DTYPES[self._dtype], device=str(self._device)
             )
         return self._causal[name]
+
+
+class CheckedResources(ModelResources):
+    """For samplers that are made to see whether they can be: a second model is looked for, and not loaded."""
+
+    def second_model(self, name: str) -> SecondModel:
+        check_causal(name, self._tokenizer)
+        return _NotLoaded()
+
+
+class _NotLoaded:
+    def log_probs(self, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
+        raise AssertionError("a sampler that is only checked decodes nothing")
+
+
+def check_sampler(
+    name: str, entry: object, spec: ModelSpec, resources: CheckedResources, *, eos: EosPolicy, cache: CacheSettings
+) -> None:
+    """Raises a ValueError of one line for a heuristic that cannot decode with this model and these settings."""
+    needs = make_swept_heuristic(name, entry, resources=resources).needs
+    check_needs(needs, spec, eos=eos, cache=cache)
+    if needs.verified and not spec.can_shadow:
+        allowed = ", ".join(repr(family.model_type) for family in FAMILIES.values() if not family.is_shifted)
+        raise ModelError(
+            f"model '{spec.name}' cannot verify tokens that it sees; allowed with {name!r}: models of {allowed}"
+        )

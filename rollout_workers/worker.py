@@ -85,7 +85,12 @@ class RolloutWorker:
             model = load_model(config.name, dtype=config.dtype, device=config.device, options=config.options)
             tokenizer = load_tokenizer(config.name, config.options)
             self._resources[name] = ModelResources(
-                model, tokenizer, name=config.name, options=config.options, dtype=config.dtype
+                model.spec,
+                tokenizer,
+                name=config.name,
+                options=config.options,
+                dtype=config.dtype,
+                device=model.device,
             )
             self._rollouts[name] = Rollout(model, tokenizer, spec.settings, reward, tasks=tasks, clock=self._clock)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rollout_workers.models.base import ModelError, ModelSpec
 from rollout_workers.models.checkpoint import one_line
@@ -53,13 +53,25 @@ def load_causal(
     name: str, spec: ModelSpec, tokenizer: DllmTokenizer, *, dtype: torch.dtype, device: str
 ) -> CausalModel:
     """The causal model of a folder or hub id; `ModelError` where it cannot be loaded or writes with other tokens."""
-    if not name:
-        raise ModelError("parameter 'model' of heuristic 'apd' is ''; allowed: the folder or hub id of a causal model")
+    check_causal(name, tokenizer)
     try:
-        other = AutoTokenizer.from_pretrained(name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"causal model '{name}' cannot be loaded: {one_line(error)}") from error
+    return CausalModel(loaded.to(device), spec)
+
+
+def check_causal(name: str, tokenizer: DllmTokenizer) -> None:
+    """`ModelError` for a model that is not there, is not causal or writes with other tokens. Loads no weights."""
+    if not name:
+        raise ModelError("parameter 'model' of heuristic 'apd' is ''; allowed: the folder or hub id of a causal model")
+    try:
+        config = AutoConfig.from_pretrained(name)
+        other = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"causal model '{name}' cannot be loaded: {one_line(error)}") from error
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ModelError(f"'{name}' is a {config.model_type!r} model; allowed: a causal language model")
     theirs, special = other.get_vocab(), set(other.all_special_tokens)
     if differing := [
         (token, number) for token, number in tokenizer.vocabulary().items()
@@ -75,4 +87,3 @@ def load_causal(
             f"causal model '{Path(name).name}' knows {shared} of the dLLM's {len(tokenizer.vocabulary())} tokens; "
             "needed: one vocabulary"
         )
-    return CausalModel(loaded.to(device), spec)

@@ -43,6 +43,8 @@ class ModelSpec:
     """Tokens of prompt and canvas that the model was made for; None where its config does not say."""
     can_cache: bool = False
     """Whether `predict` takes `cached`."""
+    can_shadow: bool = False
+    """Whether `predict` takes `shadow_BL`."""
     backbone: BackboneShape | None = None
     """Shape of its blocks, for policies that read its hidden states; None where it does not show them."""
 

@@ -152,6 +152,7 @@ def _open(name: str, options: LoadOptions) -> _Opened:
             if family.positions_key in checkpoint.config
             else None,
             can_cache=True,
+            can_shadow=not family.is_shifted,
             backbone=_backbone_shape(checkpoint, family),
         )
     check_vocabulary(spec, tokenizer)

@@ -139,7 +139,7 @@ def test_samplers_that_ask_for_facts_of_the_model_run_on_the_shipped_one() -> No
 
 
 def test_background_frequencies(decoder: Decoder, tmp_path: Path) -> None:
-    resources = ModelResources(decoder._model, decoder.tokenizer, name="tiny")
+    resources = ModelResources(decoder._model.spec, decoder.tokenizer, name="tiny")
     shares = resources.token_frequencies("")
     ids = decoder.tokenizer.vocabulary()
     assert shares[ids["<eos>"]] > shares[ids["="]] > shares[ids["Ann"]] > 0
@@ -149,7 +149,7 @@ def test_background_frequencies(decoder: Decoder, tmp_path: Path) -> None:
     for text, message in (("{}", "cannot be read"), ('{"counts": {"zzz": 1}}', "token 'zzz' is not in the model")):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=message):
-            ModelResources(decoder._model, decoder.tokenizer).token_frequencies(str(tmp_path / "bad.json"))
+            ModelResources(decoder._model.spec, decoder.tokenizer).token_frequencies(str(tmp_path / "bad.json"))
     with pytest.raises(UserError, match=r"background 'nowhere.json' is no file; allowed"):
         Decoder("tiny", sampler="pc(background=nowhere.json)")
 

@@ -275,3 +275,29 @@ def test_a_job_is_named_by_what_it_does_and_runs_the_same_evaluation(run, tmp_pa
     other = options_of(str(run), *words[:2], "--save-path", str(tmp_path / "my results"))
     assert job_name(prepare_options(other), other.save_path) != job_name(found, options.save_path)
     assert job_name(found, options.save_path).startswith("eval-my-results-")
+
+
+@pytest.mark.parametrize(
+    ("heuristics", "words", "says"),
+    [
+        (
+            "{apd: [0.4]}",
+            [],
+            "evaluation.heuristics.apd': parameter 'model' of heuristic 'apd' is ''; allowed: the folder",
+        ),
+        ("{apd: [{model: empty}]}", [], "causal model 'empty' cannot be loaded"),
+        ("{pc: [{background: nowhere.json}]}", [], "background 'nowhere.json' is no file"),
+        ("{adablock: [{delimiter: no word}]}", [], "'no word'"),
+        ("{smc: [0.5]}", ["decode.eos=stop"], "eos is 'stop'; allowed: 'full'"),
+    ],
+)
+def test_samplers_that_could_not_decode_are_refused_before_an_actor_starts(
+    tmp_path, monkeypatch, capsys, heuristics, words, says
+):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    command = [f"evaluation.heuristics={heuristics}", "task=arithmetic", "evaluation.num_examples=2", *words]
+    assert main([*command, "--dry-run"]) == ExitCode.USER_ERROR
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1

@@ -153,7 +153,7 @@ def test_a_dry_run_prints_the_resolved_whole_with_derived_numbers(capsys: pytest
     derived = output.partition("# derived:")[2]
     assert "6 prompts x 4 samples = 24" in derived
     assert "leases per update: 3 of 8 rows, the last in ever smaller parts, over 2" in derived
-    assert "5 updates x 2 iterations = 10" in derived
+    assert "5 updates x 4 iterations = 20" in derived
     assert "training prompts: 30, rows: 120" in derived
 
 

@@ -39,6 +39,7 @@ def directory_settings(
 
 def conditions_of(
     models: Mapping[str, ModelConfig],
+    tasks: Mapping[str, TaskConfig],
     decode: DecodeConfig,
     reward: RewardConfig,
     evaluation: EvaluationConfig,
@@ -54,9 +55,10 @@ def conditions_of(
         draws_tokens=decode.token_temperature > 0,
         num_traced=evaluation.num_traced,
         models={
-            name: {"model": model.name, "revision": model.revision, "dtype": model.dtype, "device": model.device}
+            name: {"model" if key == "name" else key: value for key, value in to_dict(model).items()}
             for name, model in models.items()
         },
+        tasks={name: to_dict(task) for name, task in tasks.items()},
         settings={
             "num_slots": decode.num_slots,
             "token_temperature": decode.token_temperature,

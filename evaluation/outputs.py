@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -63,7 +62,7 @@ def actors_before(results: ResultsDir) -> list[dict[str, Any]]:
     """What the actors of the command ran on that wrote the outputs last; none where there are none."""
     if not results.exists(_MANIFEST):
         return []
-    actors: list[dict[str, Any]] = json.loads(results.read(_MANIFEST))["actors"]
+    actors: list[dict[str, Any]] = results.read_json(_MANIFEST)["actors"]
     return actors
 
 

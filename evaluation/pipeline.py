@@ -93,6 +93,7 @@ def make_parser(module: str, description: str | None, *, baselines: str | None =
 
 def prepare_options(options: argparse.Namespace) -> Preparation:
     """The checked evaluation of a command line; sets `options.save_path` where it was left out."""
+    _check_effect(options)
     uris = [source for source in options.sources if "=" not in source]
     overrides = [source for source in options.sources if "=" in source]
     with tempfile.TemporaryDirectory() as scratch:
@@ -100,6 +101,10 @@ def prepare_options(options: argparse.Namespace) -> Preparation:
         config = read_config(sources, overrides)
         policies = read_policies(sources, options.checkpoints, distribution=options.distribution)
         run = sources[0].home if len(sources) == 1 else None
+        if options.checkpoints is not None and not any(source.is_run for source in sources):
+            raise UserError(
+                f"--checkpoints is {options.checkpoints!r}, and no run is given; allowed: with a run's directory"
+            )
     config = with_options(
         config,
         tasks=options.tasks,
@@ -111,6 +116,19 @@ def prepare_options(options: argparse.Namespace) -> Preparation:
     )
     options.save_path = options.save_path or ("runs/pipeline" if run is None else f"{run.rstrip('/')}/pipeline")
     return prepare(config, policies, own_canvases=options.tasks is not None, quick=options.quick)
+
+
+def _check_effect(options: argparse.Namespace) -> None:
+    """Refuses options that would change nothing."""
+    for name in ("wait", "address", "working_dir"):
+        if getattr(options, name) and not options.submit:
+            raise UserError(f"--{name.replace('_', '-')} is given without --submit; allowed: with --submit")
+    if all("=" in source for source in options.sources):
+        for name in ("policy_temperatures", "distribution"):
+            if getattr(options, name) is not None:
+                raise UserError(
+                    f"--{name.replace('_', '-')} is given without a policy; allowed: with RUN or FILE.safetensors"
+                )
 
 
 def _list_of(kind: type[Any]) -> Callable[[str], tuple[Any, ...]]:
@@ -147,7 +165,7 @@ def _run(prepared: Preparation, save_path: str) -> None:
     results = ResultsDir(save_path, config.storage)
     results.claim(prepared.settings)
     conditions = conditions_of(
-        config.model_configs, config.decode, config.reward, config.evaluation,
+        config.model_configs, config.task_configs, config.decode, config.reward, config.evaluation,
         versions={policy.name: policy.version for policy in policies}, run_seed=config.seed,
     )  # fmt: skip
     work = Work.left(prepared.suites, config.evaluation, conditions, results)

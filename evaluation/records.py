@@ -83,15 +83,23 @@ def to_line(record: ExampleRecord) -> str:
 
 def from_line(line: str, *, where: str) -> ExampleRecord:
     """The record of a line; UserError for one of another version."""
-    plain = json.loads(line)
+    try:
+        plain = dict(json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"'{where}' is damaged: {error}; allowed: a file of records as an evaluation wrote it"
+        ) from error
     schema = plain.pop("schema", None)
     if schema != SCHEMA:
         raise UserError(
             f"'{where}' has records of schema {schema!r}, this version reads {SCHEMA}; allowed: an evaluation of this version"
         )
-    plain.pop("tokens_per_pass")
-    plain["parameters"] = json.dumps(plain["parameters"], sort_keys=True)
-    return ExampleRecord(**(plain | {"order": tuple(plain["order"])}))
+    try:
+        plain.pop("tokens_per_pass")
+        plain["parameters"] = json.dumps(plain["parameters"], sort_keys=True)
+        return ExampleRecord(**(plain | {"order": tuple(plain["order"])}))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"'{where}' is damaged: a record without {error}; allowed: one of schema {SCHEMA}") from error
 
 
 def to_lines(records: Sequence[ExampleRecord]) -> bytes:

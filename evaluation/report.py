@@ -42,8 +42,10 @@ def read_run(source: str, storage: StorageConfig | None = None, *, name: str | N
     records = results.records() if settings is not None else []
     if settings is None or not records:
         raise UserError(f"'{source}' holds no evaluation with records; allowed: directories of runs and of evaluations")
-    lines = _metrics(source, storage).decode().splitlines() if is_run else []
-    manifest = json.loads(results.read("manifest.json")) if results.exists("manifest.json") else {}
+    # An evaluation that lies in a run's directory is of this run.
+    run = source if is_run else source.rstrip("/").rpartition("/")[0]
+    lines = _metrics(run, storage).decode().splitlines() if run else []
+    manifest = results.read_json("manifest.json") if results.exists("manifest.json") else {}
     return ReportRun(
         name or _last(source), settings, records, results.traces(), [json.loads(line) for line in lines], manifest
     )

@@ -33,7 +33,7 @@ class ResultsDir:
         """What the evaluation here was started with; None where there is none."""
         if not self._storage.exists(SETTINGS_FILE):
             return None
-        settings: dict[str, Any] = json.loads(self._storage.read(SETTINGS_FILE))
+        settings: dict[str, Any] = self.read_json(SETTINGS_FILE)
         return settings
 
     def claim(self, settings: Mapping[str, Any]) -> None:
@@ -72,11 +72,20 @@ class ResultsDir:
 
     def traces(self) -> list[dict[str, Any]]:
         """Rows recorded pass by pass (`evaluation.traces`)."""
-        return [trace for key in self._storage.list(_TRACES) for trace in json.loads(self._storage.read(key))]
+        return [trace for key in self._storage.list(_TRACES) for trace in self.read_json(key)]
 
     def read(self, name: str) -> bytes:
         """One file; raises FileNotFoundError."""
         return self._storage.read(name)
+
+    def read_json(self, name: str) -> Any:
+        """One JSON file; UserError for one that is damaged."""
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise UserError(
+                f"'{self.uri}/{name}' is damaged: {error}; allowed: a file as an evaluation wrote it, or another directory"
+            ) from error
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""

@@ -51,6 +51,8 @@ class Conditions:
     """Examples of each task that are recorded pass by pass, under the first seed."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name of a model (`rollout_workers.hosting`) -> what its records say of it."""
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Task -> what its records say of how it was posed and graded."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Goes into every record."""
 
@@ -222,13 +224,17 @@ def _first_of_each_task(picks: Sequence[Pick], num: int) -> list[Pick]:
 def _records(summary: LeaseSummary, shard: Shard, conditions: Conditions) -> list[ExampleRecord]:
     arm = shard.arm
     seconds = sum(summary.seconds.get(state, 0.0) for state in _DECODING) / len(summary.rows)
-    settings = {
+    common = {
         **conditions.models.get(shard.lease.model, {}),
         **conditions.settings,
         "canvas_length": shard.lease.canvas_length,
         "run_seed": conditions.run_seed,
         "num_rows": len(summary.rows),
     }  # fmt: skip
+    settings = {
+        task: {**common, "task_settings": conditions.tasks.get(task, {})}
+        for task in dict.fromkeys(group.task for group in shard.lease.groups)
+    }
     lengths = summary.response_lengths or (0,) * len(summary.rows)
     rows = zip(
         summary.rows, summary.grades, summary.texts, summary.rewards, summary.prompt_hashes, lengths, strict=True
@@ -254,7 +260,7 @@ def _records(summary: LeaseSummary, shard: Shard, conditions: Conditions) -> lis
             response_length=length,
             seconds=seconds,
             is_warm_up=summary.is_warm_up,
-            settings=settings,
+            settings=settings[row.example_id.partition("/")[0]],
         )
         for row, grade, text, reward, prompt_hash, length in rows
     ]

@@ -253,7 +253,7 @@ def _final_evaluation(
     """All arms on the test split, the learned one with the weights published last."""
     results.claim(_directory_settings(config, plan))
     conditions = conditions_of(
-        config.model_configs, config.decode, config.reward, config.evaluation,
+        config.model_configs, config.task_configs, config.decode, config.reward, config.evaluation,
         versions={"": config.learner.num_updates + 1}, run_seed=config.seed,
     )  # fmt: skip
     suite = Suite(arms, plan.problems.test, plan.canvas_length)

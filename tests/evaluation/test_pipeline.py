@@ -301,3 +301,42 @@ def test_samplers_that_could_not_decode_are_refused_before_an_actor_starts(
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--wait"], "--wait is given without --submit"),
+        (["--address", "http://head:8265"], "--address is given without --submit"),
+        (["--working-dir", "."], "--working-dir is given without --submit"),
+        (
+            ["--policy-temperatures", "0.5"],
+            "--policy-temperatures is given without a policy; allowed: with RUN or FILE",
+        ),
+        (["--distribution", "bernoulli"], "--distribution is given without a policy"),
+        (["--checkpoints", "best"], "--checkpoints is 'best', and no run is given; allowed: with a run's directory"),
+    ],
+)
+def test_options_without_effect_are_refused(capsys, words, says):
+    assert main(["task=arithmetic", "--baselines", "sweep", "--dry-run", *words]) == ExitCode.USER_ERROR
+    assert capsys.readouterr().err.startswith(f"error: {says}")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("settings.json", b'{"models"'),
+        ("shards/abc.jsonl", b'{"schema": 2, "sampler"\n'),
+        ("shards/abc.jsonl", b'{"schema": 2, "sampler": "random"}\n'),
+        ("shards/abc.jsonl", b"[1]\n"),
+    ],
+)
+def test_a_damaged_results_directory_is_one_line(run, tmp_path, capsys, name, data):
+    found = prepared(run)
+    results = ResultsDir(str(tmp_path / "results"))
+    results.claim(found.settings)
+    results.write(name, data)
+    assert main([str(run), "--save-path", results.uri]) == ExitCode.USER_ERROR
+    error = capsys.readouterr().err
+    assert f"/{name}' is damaged" in error
+    assert error.count("\n") == 1

@@ -73,6 +73,14 @@ def test_learning_curves_are_those_of_the_run(data):
     assert curves["validation_reward"] == [[0, 0.0], [4, 0.08], [8, 0.16]]
 
 
+def test_an_evaluation_inside_a_run_s_directory_shows_the_run_s_learning_curves(tmp_path, data):
+    write_evaluation(tmp_path / "run" / "pipeline", tasks=["sudoku"], num=2)
+    assert not report_data([read_run(str(tmp_path / "run" / "pipeline"))])["runs"][0]["curves"]
+    add_training(tmp_path / "run")
+    found = report_data([read_run(f"{tmp_path}/run/pipeline/")])
+    assert found["runs"][0]["curves"] == data["runs"][0]["curves"]
+
+
 def test_a_heat_map_counts_every_decoded_token():
     records = [make_record(i, order=tuple([1] * 12 + [2] * 11 + [0])) for i in range(3)]
     cells = np.array(heat_map(records, 24)["cells"])

@@ -170,6 +170,12 @@ def test_records_hold_their_settings(tmp_path):
     }
 
 
+def test_records_say_how_their_task_was_posed(tmp_path):
+    tasks = {"sudoku": {"infill": True}, "other": {}}
+    records = run(FakePool(), tmp_path, conditions={"tasks": tasks})
+    assert {str(record.settings["task_settings"]) for record in records} == {"{'infill': True}"}
+
+
 def test_progress_ends_at_its_total(tmp_path):
     seen: list[tuple[int, int]] = []
     run(FakePool(), tmp_path, on_progress=lambda done, total: seen.append((done, total)))

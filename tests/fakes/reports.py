@@ -53,9 +53,8 @@ def write_evaluation(place: Path, *, tasks: Sequence[str] = tuple(LENGTHS), num:
     model, decode, reward = ModelConfig(), DecodeConfig(), RewardConfig()
     config = EvaluationConfig(num_examples=num, seeds=(0, 1), num_traced=2)
     lengths = {name: LENGTHS[name] for name in tasks}
-    settings = directory_settings(
-        {"": model}, dict.fromkeys(tasks, TaskConfig()), decode, reward, config, canvas_lengths=lengths, run_seed=0
-    )
+    posed = dict.fromkeys(tasks, TaskConfig())
+    settings = directory_settings({"": model}, posed, decode, reward, config, canvas_lengths=lengths, run_seed=0)
     results = ResultsDir(str(place))
     results.claim(settings)
     suites = [
@@ -67,7 +66,7 @@ def write_evaluation(place: Path, *, tasks: Sequence[str] = tuple(LENGTHS), num:
         )
         for name, length in lengths.items()
     ]  # fmt: skip
-    conditions = conditions_of({"": model}, decode, reward, config, versions={"": 1}, run_seed=0)
+    conditions = conditions_of({"": model}, posed, decode, reward, config, versions={"": 1}, run_seed=0)
     outcome = evaluate(InlinePool(), suites, config, conditions, results)
     write_outputs(results, outcome.records, Context(alpha=1.0, settings=settings, evaluation={"seeds": [0, 1]}))
     return results

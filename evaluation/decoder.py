@@ -220,7 +220,13 @@ class _Watcher:
         self.seconds = {id(row): 0.0 for row in rows}
 
     def observe(
-        self, rows: LiveRows, wanted_BL: Tensor, predicted_BL: Tensor, observation: Observation, decision: Decision
+        self,
+        rows: LiveRows,
+        wanted_BL: Tensor,
+        predicted_BL: Tensor,
+        observation: Observation,
+        decision: Decision,
+        nfe_B: Tensor,
     ) -> None:
         """See `rollout_workers.engine.Watcher`."""
         seconds = time.perf_counter() - self._started
@@ -228,7 +234,7 @@ class _Watcher:
             rows.canvas_after(decision, predicted_BL),
             decision.commit_BL,
             observation.confidences_BLK[:, :, 0],
-            rows.nfe_B,
+            nfe_B,
         )
         arrays = [column.cpu().numpy() for column in columns]
         for row, canvas_L, commit_L, confidence_L, nfe in zip(rows.sequences, *arrays, strict=True):
@@ -237,6 +243,6 @@ class _Watcher:
             self.seconds[id(row)] = seconds
             if self._on_pass is not None:
                 started = time.perf_counter()
-                self._on_pass(Canvas(self._number_of[id(row)], int(nfe) + 1, canvas_L, kept_L.copy()))
+                self._on_pass(Canvas(self._number_of[id(row)], int(nfe), canvas_L, kept_L.copy()))
                 # Those who watch take time that is not the decoder's.
                 self._started += time.perf_counter() - started

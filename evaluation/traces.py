@@ -31,6 +31,7 @@ def _pass(each: TracedPass, place: dict[int, int]) -> dict[str, Any]:
     asked = [i for i, token in enumerate(each.guess_L.tolist()) if token >= 0]
     return {
         "canvas": [place[int(token)] for token in each.canvas_L],
+        "nfe": each.nfe,
         "asked": asked,
         "guess": [place[int(each.guess_L[i])] for i in asked],
         "confidence": [round(100 * float(each.confidence_L[i])) for i in asked],

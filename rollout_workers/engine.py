@@ -58,9 +58,18 @@ class Watcher(Protocol):
     """Looks on, and changes nothing."""
 
     def observe(
-        self, rows: LiveRows, wanted_BL: Tensor, predicted_BL: Tensor, observation: Observation, decision: Decision
+        self,
+        rows: LiveRows,
+        wanted_BL: Tensor,
+        predicted_BL: Tensor,
+        observation: Observation,
+        decision: Decision,
+        nfe_B: Tensor,
     ) -> None:
-        """One step, before its decision is applied; `predicted_BL` holds the tokens that would be committed."""
+        """One step, before its decision is applied.
+
+        `predicted_BL` holds the tokens that would be committed, `nfe_B` the passes charged once it is applied.
+        """
         ...
 
 
@@ -180,9 +189,9 @@ class Engine:
         predicted_BL[wanted_BL] = prediction.token_ids_N
         if decision.token_ids_BL is not None:
             predicted_BL = torch.where(decision.commit_BL, decision.token_ids_BL, predicted_BL)
-        if tracer is not None:
-            tracer.observe(rows, wanted_BL, predicted_BL, observation, decision)
         extra_B = ahead.num_passes_B if decision.extra_nfe_B is None else ahead.num_passes_B + decision.extra_nfe_B
+        if tracer is not None:
+            tracer.observe(rows, wanted_BL, predicted_BL, observation, decision, rows.nfe_B + 1 + extra_B)
         rows.apply(decision, predicted_BL, 1 + extra_B)
         if recorder:
             recorder.record(rows, observation, decision)

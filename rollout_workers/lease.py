@@ -105,7 +105,7 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class TracedPass:
-    """One forward pass of one row."""
+    """One decision of one row, and the forward pass that it was made on."""
 
     canvas_L: NDArray[np.int32]
     """Token ids before the pass."""
@@ -114,6 +114,8 @@ class TracedPass:
     confidence_L: NDArray[np.float32]
     """Probability of the guess; meaningless where none was asked for."""
     commit_L: NDArray[np.bool_]
+    nfe: int
+    """Passes charged up to this decision, those that a sampler looks ahead by included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,21 +21,28 @@ class Tracer:
         self._passes: dict[int, list[TracedPass]] = {id(sequence): [] for sequence in sequences}
 
     def observe(
-        self, rows: LiveRows, wanted_BL: Tensor, predicted_BL: Tensor, observation: Observation, decision: Decision
+        self,
+        rows: LiveRows,
+        wanted_BL: Tensor,
+        predicted_BL: Tensor,
+        observation: Observation,
+        decision: Decision,
+        nfe_B: Tensor,
     ) -> None:
         """One step of the engine, before its commits are applied."""
         watched = [b for b, sequence in enumerate(rows.sequences) if id(sequence) in self._passes]
         if not watched:
             return
         columns = (rows.canvas_BL, predicted_BL, wanted_BL, observation.confidences_BLK[:, :, 0], decision.commit_BL)
-        arrays = [column[watched].cpu().numpy() for column in columns]
-        for b, canvas_L, predicted_L, wanted_L, confidence_L, commit_L in zip(watched, *arrays, strict=True):
+        arrays = [column[watched].cpu().numpy() for column in (*columns, nfe_B)]
+        for b, canvas_L, predicted_L, wanted_L, confidence_L, commit_L, nfe in zip(watched, *arrays, strict=True):
             self._passes[id(rows.sequences[b])].append(
                 TracedPass(
                     canvas_L.astype(np.int32),
                     np.where(wanted_L, predicted_L, NOT_ASKED).astype(np.int32),
                     confidence_L.astype(np.float32),
                     commit_L,
+                    int(nfe),
                 )
             )
 

@@ -12,16 +12,19 @@ function tokenChip(text, attributes) {
   return el("span", { ...attributes, class: `token ${attributes.class}` }, shown);
 }
 
+// Passes that a row took: samplers that look ahead take several for one decision.
+const numPasses = (row) => row.passes.at(-1)?.nfe ?? 0;
+
 // What stands at every position after `pass` passes: text, confidence, and since when.
 function stateAfter(row, pass) {
-  const done = Math.min(pass, row.passes.length);
+  const done = row.passes.filter((one) => one.nfe <= pass).length;
   const next = row.passes[done];
   const canvas = next ? next.canvas : row.final;
   const states = canvas.map((piece) => ({ piece, masked: piece === row.mask, since: 0, confidence: null }));
-  row.passes.slice(0, done).forEach((one, index) => {
+  row.passes.slice(0, done).forEach((one) => {
     const place = new Map(one.asked.map((position, i) => [position, i]));
     for (const position of one.commit) {
-      states[position].since = index + 1;
+      states[position].since = one.nfe;
       states[position].confidence = one.confidence[place.get(position)] ?? null;
     }
   });
@@ -30,10 +33,10 @@ function stateAfter(row, pass) {
     states[position].guess = next.guess[i];
     states[position].confidence = next.confidence[i];
   });
-  return { states, done };
+  return { states, isOver: !next, last: done ? row.passes[done - 1].nfe : 0 };
 }
 
-function chipOf(row, state, position, done) {
+function chipOf(row, state, position, last) {
   const sure = state.confidence == null ? "" : `, confidence ${state.confidence}%`;
   if (state.masked) {
     const guess = state.guess == null ? "" : row.pieces[state.guess];
@@ -41,29 +44,29 @@ function chipOf(row, state, position, done) {
   }
   if (state.since === 0) return tokenChip(row.pieces[state.piece], { class: "given", title: `position ${position + 1}, given` });
   const text = row.pieces[state.piece];
-  const kind = [state.since === done ? "fresh" : "", END.test(text.trim()) ? "end" : ""].join(" ");
+  const kind = [state.since === last ? "fresh" : "", END.test(text.trim()) ? "end" : ""].join(" ");
   return tokenChip(text, { class: kind, style: state.confidence == null ? null : shade(state.confidence), title: `position ${position + 1}, pass ${state.since}${sure}` });
 }
 
 function renderSide(holder, row, arm) {
-  const { states, done } = stateAfter(row, replay.pass);
+  const { states, isOver, last } = stateAfter(row, replay.pass);
+  const pass = Math.min(replay.pass, numPasses(row));
   const filled = states.filter((state) => !state.masked).length;
   const chips = [];
   states.forEach((state, position) => {
     if (position && position % arm.block === 0) chips.push(el("span", { class: "wall", "aria-hidden": "true" }));
-    chips.push(chipOf(row, state, position, done));
+    chips.push(chipOf(row, state, position, last));
   });
-  const isOver = done === row.passes.length;
   const kind = ["correct", "wrong"].includes(row.grade) ? row.grade : "other";
   clear(holder).append(
     el("div", { class: "meter" }, el("i", { style: `width:${(100 * filled) / states.length}%` })),
-    el("p", { class: "muted" }, `pass ${done} of ${row.passes.length}, ${filled} of ${states.length} tokens `, isOver ? el("span", { class: `badge ${kind}` }, row.grade.replaceAll("_", " ")) : null),
-    el("div", { class: "canvas", role: "img", "aria-label": `canvas after pass ${done}: ${states.map((state) => (state.masked ? "_" : row.pieces[state.piece])).join(" ")}` }, chips));
+    el("p", { class: "muted" }, `pass ${pass} of ${numPasses(row)}, ${filled} of ${states.length} tokens `, isOver ? el("span", { class: `badge ${kind}` }, row.grade.replaceAll("_", " ")) : null),
+    el("div", { class: "canvas", role: "img", "aria-label": `canvas after pass ${pass}: ${states.map((state) => (state.masked ? "_" : row.pieces[state.piece])).join(" ")}` }, chips));
 }
 
 const currentRows = () => replay.view.replays[replay.example].rows;
 const chosenRow = (side) => currentRows()[Math.min(replay.sides[side], currentRows().length - 1)];
-const lastPass = () => Math.max(...[0, 1].map((side) => chosenRow(side).passes.length));
+const lastPass = () => Math.max(...[0, 1].map((side) => numPasses(chosenRow(side))));
 
 function goTo(pass) {
   replay.pass = Math.max(0, Math.min(pass, lastPass()));

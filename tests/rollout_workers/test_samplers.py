@@ -16,6 +16,7 @@ from torch import Tensor
 from policy.factory import HEURISTICS, make_heuristic
 from rollout_workers.engine import Decoded, Engine
 from rollout_workers.models.base import FrozenDLLM
+from rollout_workers.trace import Tracer
 from tests.fakes.models import EOS_ID, MASK_ID, HashModel, SpyModel
 from tests.rollout_workers import sampler_oracles as oracle
 from tests.rollout_workers.oracle import Row
@@ -263,7 +264,9 @@ class Watch:
 
     num_remasked = 0
 
-    def observe(self, rows: Any, wanted_BL: Any, predicted_BL: Any, observation: Any, decision: Any) -> None:
+    def observe(
+        self, rows: Any, wanted_BL: Any, predicted_BL: Any, observation: Any, decision: Any, nfe_B: Any
+    ) -> None:
         self.num_remasked += 0 if decision.remask_BL is None else int(decision.remask_BL.sum())
 
 
@@ -276,6 +279,18 @@ def test_passes_ahead_count_in_nfe_and_in_the_work_done() -> None:
         num_canvases = sum(len(call.canvas_BL) for call in spy.calls)
         assert sum(sequence.nfe for sequence in decoded.sequences) == num_canvases == decoded.stats.num_row_forwards
         assert decoded.stats.num_row_forwards > 1.5 * sum(12 for _ in rows) or name == "smc"
+
+
+def test_a_traced_decision_says_how_many_passes_led_to_it() -> None:
+    sequence = sequence_of(full(12, 6, 3))
+    tracer = Tracer([sequence])
+    Engine(HashModel(sharpness=3.0), make_heuristic("info_gain", {"tau": 1.0, "candidates": 4})).decode(
+        [sequence], tracer=tracer
+    )
+    numbers = [each.nfe for each in tracer.passes(sequence)]
+    assert numbers[-1] == sequence.nfe > len(numbers)
+    committed = [max(sequence.order_L[each.commit_L]) for each in tracer.passes(sequence)]
+    assert numbers == committed, "as in the order of unmasking"
 
 
 def test_a_causal_pass_counts_too() -> None:

@@ -3,7 +3,8 @@
     python -m evaluation.lm_eval_adapter --model dllm_unmasking --tasks gsm8k_cot \\
         --model_args model=GSAI-ML/LLaDA-8B-Instruct,sampler=threshold=0.9,canvas_length=256,block_length=32,device=cuda
 
-`model_args` are arguments of `evaluation.decoder.Decoder`; prompts are taken as the harness makes them (`--apply_chat_template`).
+`model_args` are arguments of `evaluation.decoder.Decoder`, `sampler=klass(tau=0.9,kl=0.01)` too; prompts are taken as the harness
+makes them (`--apply_chat_template`).
 Tasks that ask for likelihoods are refused: a sampler changes no likelihood, and the model has none that is exact.
 """
 
@@ -58,7 +59,7 @@ class DllmUnmasking(LM):
         options = {key: value for key, value in (additional_config or {}).items() if value is not None}
         if str(options.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
             options["device"] = "cpu"
-        return cls(**(options | arg_dict))
+        return cls(**(options | _rejoined(arg_dict)))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> DllmUnmasking:
@@ -103,6 +104,24 @@ def _cut(text: str, until: Sequence[str] | str) -> str:
     for stop in [until] if isinstance(until, str) else until:
         text = text.split(stop)[0] if stop else text
     return text
+
+
+def _rejoined(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with commas in parentheses back in their place: the harness cuts `sampler=klass(tau=0.9,kl=0.01)` there."""
+    joined: dict[str, Any] = {}
+    open_key = None
+    for key, value in arguments.items():
+        if open_key is None:
+            joined[key] = value
+            open_key = key if _is_open(value) else None
+        else:
+            joined[open_key] += f",{key}={value}"
+            open_key = open_key if _is_open(joined[open_key]) else None
+    return joined
+
+
+def _is_open(value: object) -> bool:
+    return isinstance(value, str) and value.count("(") > value.count(")")
 
 
 def _arguments(settings: dict[str, Any]) -> dict[str, Any]:

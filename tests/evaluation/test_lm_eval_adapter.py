@@ -81,6 +81,8 @@ def test_likelihoods_and_unknown_arguments_are_refused_in_one_line() -> None:
     for refuse in (model.loglikelihood, model.loglikelihood_rolling):
         with pytest.raises(UserError, match=r"task 'lambada' asks for likelihoods, .*allowed with dllm_unmasking"):
             refuse([request])
+    with pytest.raises(UserError, match="unknown parameter 'kll' of heuristic 'klass'"):
+        DllmUnmasking.create_from_arg_string("model=tiny,sampler=klass(tau=0.9,kll=0.01),block_length=16")
     with pytest.raises(UserError, match=r"--model_args has 'samplr' \(value 'x'\); allowed: model, policy, sampler"):
         DllmUnmasking(samplr="x")
     with pytest.raises(UserError, match=r"--model_args has block_length='x'; allowed: an integer"):
@@ -97,11 +99,13 @@ def test_the_device_of_the_model_arguments_counts_and_the_harness_s_default_only
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     DllmUnmasking.create_from_arg_string("model=tiny,device=meta", {"device": "cuda:0", "batch_size": None})
     DllmUnmasking.create_from_arg_obj({"model": "tiny"}, {"device": "cuda:0", "batch_size": 4})
+    DllmUnmasking.create_from_arg_string("model=tiny,sampler=klass(tau=0.9, kl=0.01),block_length=16")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     DllmUnmasking.create_from_arg_obj({"model": "tiny"}, {"device": "cuda:0"})
     assert made == [
         {"device": "meta", "model": "tiny"},
         {"device": "cpu", "batch_size": 4, "model": "tiny"},
+        {"model": "tiny", "sampler": "klass(tau=0.9, kl=0.01)", "block_length": 16},
         {"device": "cuda:0", "model": "tiny"},
     ]
 

@@ -22,6 +22,7 @@ from cluster.logs import wide_console
 from evaluation.bench_cache import bench_cache, cache_table
 from evaluation.bench_inputs import random_rows, threshold_for_nfe
 from evaluation.bench_memory import Case, decode_table, measure_decode, measure_reduction, reduction_table
+from evaluation.bench_overhead import bench_overhead, overhead_table
 from evaluation.bench_rollouts import bench_rollouts, rollouts_tables
 from evaluation.environment import environment_record
 from evaluation.public_reduction import PublicReduction
@@ -100,6 +101,30 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
         console.print(table)
     lines = zip(names, figures, strict=True)
     _write_json(options, figures=[{"unmasker": name} | dataclasses.asdict(line) for name, line in lines])
+
+
+def _overhead(options: argparse.Namespace, console: Console) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    with console.status("loading"):
+        model, make_rows, canvas_length = _of_task(options) if options.shape is None else _of_shape(options)
+    blocks = options.block_lengths or [canvas_length // 3 if options.shape is None else 32, canvas_length]
+    unmasker = _parse_unmasker(options.unmasker, options.device)
+    with console.status("benchmarking"):
+        figures = [
+            bench_overhead(
+                model, unmasker, make_rows, block_length=block, batch_size=batch_size, repeats=options.repeats
+            )
+            for block in blocks
+            for batch_size in options.batch_sizes
+        ]
+    what = options.task if options.shape is None else f"random prompts on {options.shape} in {options.dtype}"
+    title = (
+        f"{options.rows} rows of {what}, unmasker {options.unmasker}, medians of {options.repeats} turns; "
+        f"shares are of the bare forward passes"
+    )
+    console.print(overhead_table(figures, title))
+    _write_json(options, figures=[dataclasses.asdict(line) | {"overhead": line.overhead} for line in figures])
 
 
 def _cache(options: argparse.Namespace, console: Console) -> None:
@@ -229,16 +254,26 @@ def _parser() -> argparse.ArgumentParser:
     benches = parser.add_subparsers(dest="bench", required=True)
     rollouts = benches.add_parser("rollouts", help="the engine against a lock-step batched decoder")
     rollouts.set_defaults(run=_rollouts)
-    rollouts.add_argument("--model", default="tiny")
-    rollouts.add_argument("--task", default="arithmetic")
-    rollouts.add_argument(
-        "--shape", choices=SHAPES, default=None, help="random weights of this size, instead of --model"
-    )
-    rollouts.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of --shape")
-    rollouts.add_argument(
-        "--prompts", type=int, nargs=2, default=[64, 200], help="shortest and longest prompt of --shape"
-    )
-    rollouts.add_argument("--canvas", type=int, default=256, help="canvas positions of --shape")
+    overhead = benches.add_parser("overhead", help="what the engine adds to bare forward passes, by cause")
+    overhead.set_defaults(run=_overhead)
+    for bench in (rollouts, overhead):
+        bench.add_argument("--model", default="tiny")
+        bench.add_argument("--task", default="arithmetic")
+        bench.add_argument(
+            "--shape", choices=SHAPES, default=None, help="random weights of this size, instead of --model"
+        )
+        bench.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of --shape")
+        bench.add_argument(
+            "--prompts", type=int, nargs=2, default=[64, 200], help="shortest and longest prompt of --shape"
+        )
+        bench.add_argument("--canvas", type=int, default=256, help="canvas positions of --shape")
+        bench.add_argument("--rows", type=int, default=256)
+        bench.add_argument(
+            "--samples", type=int, default=1, help="rows of --task per problem: 8 is a group of training"
+        )
+        bench.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
+        bench.add_argument("--block-lengths", type=int, nargs="+", default=None)
+        bench.add_argument("--repeats", type=int, default=3)
     rollouts.add_argument("--target-nfe", type=float, nargs="+", default=[], help="thresholds for so many passes a row")
     rollouts.add_argument(
         "--baseline",
@@ -246,11 +281,6 @@ def _parser() -> argparse.ArgumentParser:
         default="public",
         help="vocabulary reduction of the lock-step decoder: a softmax over everything as public code has it, or this project's",
     )
-    rollouts.add_argument("--rows", type=int, default=256)
-    rollouts.add_argument("--samples", type=int, default=1, help="rows of --task per problem: 8 is a group of training")
-    rollouts.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
-    rollouts.add_argument("--block-lengths", type=int, nargs="+", default=None)
-    rollouts.add_argument("--repeats", type=int, default=3)
     cache = benches.add_parser("cache", help="accuracy and speed with keys and values kept between passes")
     cache.set_defaults(run=_cache)
     cache.add_argument("--model", default="tiny")
@@ -273,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--skip-reduction", action="store_true", help="leave the first table out")
     memory.add_argument("--rows", type=int, default=0, help="rows of the second table; 0 leaves it out")
     memory.add_argument("--block-length", type=int, default=None, help="default: the whole canvas")
-    for bench in (rollouts, cache, memory):
+    for bench in (rollouts, overhead, cache, memory):
         bench.add_argument(
             "--unmasker", default="threshold:0.9", help="NAME:VALUE of a heuristic, or a policy.safetensors"
         )

@@ -74,7 +74,7 @@ class RolloutFigures:
         return None if self.useful_flops is None else self.useful_flops / seconds / self.peak_flops
 
 
-class _RecordingModel:
+class RecordingModel:
     """Passes everything through and keeps the inputs, so that the bare forwards can be timed again."""
 
     def __init__(self, model: FrozenDLLM) -> None:
@@ -123,7 +123,7 @@ def bench_rollouts(
 
     The lock-step decoder runs on `baseline_model`: the same model, or the same weights with another reduction over the vocabulary.
     """
-    recording = _RecordingModel(model)
+    recording = RecordingModel(model)
     Engine(recording, unmasker, num_slots=batch_size).decode(make_rows(block_length))
     engine_times: list[float] = []
     lock_times: list[float] = []

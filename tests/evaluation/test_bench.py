@@ -68,6 +68,20 @@ def test_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.C
     assert document["environment"]["device"]
 
 
+def test_overhead_is_split_by_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bench.json"
+    arguments = ["overhead", "--rows", "6", "--repeats", "2", "--block-lengths", "16", "48", "--batch-sizes", "3",
+                 "--threads", str(torch.get_num_threads()), "--json", str(path)]  # fmt: skip
+    assert main(arguments) == ExitCode.FINISHED
+    assert "scheduling" in capsys.readouterr().out
+    figures = json.loads(path.read_text())["figures"]
+    assert [(line["block_length"], line["num_rows"]) for line in figures] == [(16, 6), (48, 6)]
+    for line in figures:
+        assert sum(line["state_s"].values()) == pytest.approx(line["engine_s"], rel=0.2)
+        assert line["overhead"] == pytest.approx(line["engine_s"] / line["bare_forward_s"] - 1)
+        assert 1 < line["mean_live_rows"] <= 3
+
+
 @pytest.mark.slow
 def test_random_weights_of_a_size_at_a_wanted_number_of_passes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

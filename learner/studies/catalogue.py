@@ -62,12 +62,14 @@ _SWEEP = "evaluation.heuristics={random: [8, 16], low_confidence: [4, 8, 16], th
 _ABLATIONS = Study(
     name="ablations",
     question="What does each choice of the published policy and reward contribute? (arXiv 2512.09106, ablations)",
-    settings=(_NO_HEURISTICS, "learner.num_steps=60"),
+    settings=(_NO_HEURISTICS, "learner.num_steps=40"),
     quick=_QUICK,
     arms=(
         StudyArm("base", sweep=(_SWEEP,)),
         StudyArm("additive reward", ("reward.terms={additive: 1, multiplicative: 0}",)),
-        StudyArm("no mask input", ("policy.see_block=false", "policy.see_mask=false")),
+        # Where only masked positions are predicted, a confidence of 1 gives away which ones are committed.
+        StudyArm("predictions everywhere", ("policy.scope=canvas",)),
+        StudyArm("no mask input", ("policy.scope=canvas", "policy.see_block=false", "policy.see_mask=false")),
         StudyArm("no time input", ("policy.see_time=false",)),
         StudyArm("top-50 confidences", ("policy.num_confidences=50",)),
         StudyArm("hidden states", ("policy.network=dit_hidden", "policy.see_block=false")),
@@ -89,7 +91,7 @@ def _without_training(name: str, *settings: str) -> StudyArm:
 _ALPHA = Study(
     name="alpha",
     question="Does the speed exponent trace a frontier, and do test-time beta and temperature trace it from one policy?",
-    settings=("learner.num_steps=60", _NO_HEURISTICS, _AS_TRAINED),
+    settings=("learner.num_steps=40", _NO_HEURISTICS, _AS_TRAINED),
     quick=_QUICK,
     arms=(
         *(
@@ -108,7 +110,7 @@ _EXPERT = ("learner.steering.parameters=[0.9]", "learner.steering.block_length=1
 _STEERING = Study(
     name="steering",
     question="Does an expert in every group help full diffusion at low alpha, and which cure of its vanishing gradient does?",
-    settings=("reward.alpha=0.3", "learner.num_steps=60", _NO_HEURISTICS),
+    settings=("reward.alpha=0.3", "learner.num_steps=40", _NO_HEURISTICS),
     quick=_QUICK,
     alpha=0.3,
     arms=(
@@ -133,7 +135,7 @@ _UPO_POLICY = (
     "reward.terms={dense: 1, correctness: 0}",
     "evaluation.block_lengths=[]",
     "learner.num_iterations=4",
-    "learner.num_steps=60",
+    "learner.num_steps=40",
     "evaluation.seeds=[0, 1, 2, 3, 4, 5, 6, 7]",
     _AS_TRAINED,
 )
@@ -198,7 +200,7 @@ _TRANSFER = Study(
     name="transfer",
     question="What does a policy lose on another dLLM, on twice the canvas and on another task, and what does one run on a mixture "
     "of dLLMs and tasks get back? All policies have the same number of updates.",
-    settings=("learner.num_steps=60", _NO_HEURISTICS, _AS_TRAINED),
+    settings=("learner.num_steps=40", _NO_HEURISTICS, _AS_TRAINED),
     quick=_QUICK,
     arms=(
         StudyArm("arithmetic", sweep=(_SWEEP,), on=ARITHMETIC),

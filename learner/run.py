@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.config import to_dict
-from cluster.errors import ExitCode, StopRequested, UserError
+from cluster.errors import DeadlineExceeded, ExitCode, RunFailure, StopRequested, UserError
 from cluster.logs import get_logger, setup_logging, wide_console
 from cluster.metrics import read_jsonl
 from cluster.run_dir import RunDir
@@ -209,7 +209,7 @@ def _submit_evaluation(config: RunConfig, step: int) -> None:
         return
     try:
         job_id = submit_checkpoint(config.run_dir, step, address=evaluation.job_address)
-    except (UserError, RuntimeError, ConnectionError) as error:
+    except (UserError, RunFailure, DeadlineExceeded) as error:
         logger.warning("the evaluation of update %d was not submitted: %s", step, error)
     else:
         logger.info("evaluation of update %d submitted as job %s", step, job_id)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from ray.job_submission import JobStatus
 
-from cluster.errors import DeadlineExceeded, UserError
+import cluster.jobs
+from cluster.errors import DeadlineExceeded, RunFailure, UserError
 from cluster.jobs import job_client, submit_once, wait_for_job
 
 
@@ -72,3 +75,51 @@ def test_a_missing_or_dead_address_is_one_line(address, monkeypatch):
     with pytest.raises(UserError, match="allowed: the address of a cluster's Jobs API") as caught:
         job_client(address)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def silent_api():
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_jobs_api_that_never_answers_is_a_named_deadline(silent_api, monkeypatch):
+    monkeypatch.setattr(cluster.jobs, "REQUEST_DEADLINE_S", 0.2)
+    with pytest.raises(
+        DeadlineExceeded, match=rf"waited 0.2 s for the Jobs API at {silent_api}; missing: its answer to GET"
+    ):
+        job_client(silent_api)
+
+
+class GoneClient(FakeClient):
+    """Answers with what `answers` holds; an exception is raised."""
+
+    answers: ClassVar[list[object]] = []
+
+    def get_job_status(self, name: str) -> JobStatus:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        raise ConnectionError("the Jobs API at http://head:8265 does not answer: refused")
+
+
+def test_a_head_that_is_restarted_does_not_end_the_wait_for_a_job(monkeypatch):
+    monkeypatch.setattr(cluster.jobs, "_POLL_S", 0.0)
+    client = GoneClient()
+    client.answers[:] = [JobStatus.RUNNING, ConnectionError("refused"), DeadlineExceeded("slow"), JobStatus.SUCCEEDED]
+    assert wait_for_job(client, "job", deadline_s=60)
+    client.answers[:] = [ConnectionError("refused")] * 3
+    monkeypatch.setattr(cluster.jobs, "GONE_DEADLINE_S", -1.0)
+    with pytest.raises(DeadlineExceeded, match="job job, of which nothing is heard; missing: refused"):
+        wait_for_job(client, "job", deadline_s=60)
+
+
+def test_a_jobs_api_that_went_away_before_a_submission_is_one_line():
+    with pytest.raises(
+        RunFailure, match="job job-7 was not submitted: the Jobs API at http://head:8265 does not answer"
+    ):
+        submit_once(GoneClient(), "job-7", "true")

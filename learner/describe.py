@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from learner.config import RunConfig
+from rollout_workers.config import check_block_length
 from rollout_workers.hosting import section_of, spread
+from rollout_workers.tasks import make_tasks
 
 
 def derived_arithmetic(config: RunConfig) -> str:
-    """A few lines of YAML comments with the derived numbers."""
+    """A few lines of YAML comments with the derived numbers; a UserError for blocks that do not divide the canvas."""
+    longest = max(task.canvas_length for task in make_tasks(config.task_configs).values())
+    canvas, block = config.decode.lengths(longest, "decode")
+    for each in config.evaluation.block_lengths:
+        check_block_length(each, canvas, "evaluation.block_lengths")
     learner, prompts = config.learner, config.learner.prompts_per_step
     num_experts = len(learner.steering.parameters)
     samples = f"{learner.group_size} samples"
@@ -15,6 +21,9 @@ def derived_arithmetic(config: RunConfig) -> str:
     rows = prompts * (learner.group_size + num_experts)
     imitated = learner.imitation.num_steps * prompts * learner.imitation.group_size
     lines = [
+        f"canvas: {canvas} tokens in blocks of {block}"
+        if block < canvas
+        else f"canvas: {canvas} tokens, full diffusion",
         f"rows per update: {prompts} prompts x {members} = {rows}",
         f"leases per update: {_leases(config)}, over {config.rollout.num_workers} rollout actors",
         f"optimiser steps: {learner.num_updates} updates x {learner.num_iterations} iterations "

@@ -54,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             from learner.describe import derived_arithmetic
 
+            derived = derived_arithmetic(config)
             print(dump_yaml(to_dict(config)), end="")
-            print(derived_arithmetic(config))
+            print(derived)
             return ExitCode.FINISHED
         with importing():
             from learner.run import run

@@ -157,6 +157,15 @@ def test_a_dry_run_prints_the_resolved_whole_with_derived_numbers(capsys: pytest
     assert "training prompts: 30, rows: 120" in derived
 
 
+@pytest.mark.parametrize("key", ["decode.block_length", "evaluation.block_lengths"])
+def test_a_dry_run_refuses_blocks_that_do_not_divide_the_canvas(capsys: pytest.CaptureFixture[str], key: str) -> None:
+    value = "[7]" if key.endswith("s") else "7"
+    assert main(["tiny", f"{key}={value}", "--dry-run"]) == ExitCode.USER_ERROR
+    captured = capsys.readouterr()
+    assert f"config key '{key}' is 7; allowed: a divisor of the canvas length 48" in captured.err
+    assert captured.out == ""
+
+
 def test_derived_numbers_count_experts_and_imitated_rows(capsys: pytest.CaptureFixture[str]) -> None:
     experts = ("learner.steering.parameters=[0.9, 0.7]", "learner.steering.block_length=16", "learner.clip_high=0.2")
     sizes = (
@@ -184,7 +193,12 @@ def test_derived_numbers_count_experts_and_imitated_rows(capsys: pytest.CaptureF
 
 
 def test_a_dry_run_says_which_actor_hosts_what(capsys: pytest.CaptureFixture[str]) -> None:
-    mixture = ("models={second: {name: other}}", "task={sudoku: 1, sudoku@second: 1}", "rollout.num_workers=3")
+    mixture = (
+        "models={second: {name: other}}",
+        "task={sudoku: 1, sudoku@second: 1}",
+        "rollout.num_workers=3",
+        "evaluation.block_lengths=[]",
+    )
     assert main(["tiny", *mixture, "--dry-run"]) == ExitCode.FINISHED
     assert "rollout actors host: model; models.second; model" in capsys.readouterr().out
 

@@ -27,6 +27,8 @@ from cluster.storage import Storage, StorageError, Versioned
 
 LEASE = "lease.json"
 _HEARTBEATS_PER_EXPIRY = 6
+_NO_VERSION = '"00000000000000000000000000000000"'
+"""An entity tag that no lease has."""
 _POLL_S = 1.0
 
 logger = get_logger(__name__)
@@ -194,13 +196,17 @@ class _Watch:
 
 
 def _check_conditional(storage: Storage, where: str) -> None:
-    """A server that ignores conditions lets a second creation pass, and could not keep a second copy out."""
+    """A server that ignores conditions lets a second creation pass, or a write over another version."""
     held = storage.read_versioned(LEASE)
-    if held is not None and storage.write_if(LEASE, held.data, version=None) is not None:
-        raise UserError(
-            f"the server of '{where}' ignores If-None-Match, so a run there cannot be protected from a second copy; "
-            "allowed: a server with conditional writes"
-        )
+    if held is None:
+        return
+    for condition, version in (("If-None-Match", None), ("If-Match", _NO_VERSION)):
+        # Other bytes than those held: a write whose answer is lost and that finds its own bytes there counts as done.
+        if storage.write_if(LEASE, held.data + b"\n", version=version) is not None:
+            raise UserError(
+                f"the server of '{where}' ignores {condition}, so a run there cannot be protected from a second copy; "
+                "allowed: a server with conditional writes"
+            )
 
 
 def _dump(holder: Holder) -> bytes:

@@ -32,7 +32,7 @@ class RunMirror:
     """Keeps `remote` equal to the local copy `run`, which belongs to this process alone."""
 
     def __init__(self, run: RunDir, remote: Storage, *, confirm: Callable[[], None] = lambda: None) -> None:
-        """`confirm` raises when this process may no longer write; it is asked before every sync."""
+        """`confirm` raises when this process may no longer write; it is asked before every sync and every group."""
         self._run = run
         self._remote = remote
         self._confirm = confirm
@@ -63,6 +63,8 @@ class RunMirror:
             self._upload_files({key: state for key, state in files.items() if key not in spooled})
             for name, manifest in groups.items():
                 if self._groups.get(name) != manifest:
+                    # What came before may have taken long, and a group replaces one of the same name.
+                    self._confirm()
                     self._upload_group(name)
             self._upload_files({key: files[key] for key in spooled})
             for name in [name for name in self._groups if name not in groups and not (self._run.path / name).exists()]:

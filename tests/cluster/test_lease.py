@@ -186,11 +186,16 @@ def test_a_removed_lease_is_written_anew(tmp_path: Path) -> None:
             acquire(storage)
 
 
-def test_a_server_without_conditional_writes_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("condition", ["If-None-Match", "If-Match"])
+def test_a_server_without_conditional_writes_is_refused(tmp_path: Path, condition: str) -> None:
     class Careless(LocalStorage):
-        def write_if(self, key: str, data: bytes, *, version: str | None) -> str | None:
-            self.write(key, data)
-            return "any"
+        """Keeps to the other condition."""
 
-    with pytest.raises(UserError, match="ignores If-None-Match"):
+        def write_if(self, key: str, data: bytes, *, version: str | None) -> str | None:
+            if (version is None) == (condition == "If-None-Match"):
+                self.write(key, data)
+                return "any"
+            return super().write_if(key, data, version=version)
+
+    with pytest.raises(UserError, match=f"ignores {condition}, so a run there cannot be protected"):
         acquire(Careless(tmp_path))

@@ -70,7 +70,9 @@ class DecodeConfig:
     block_length: int | None = setting(
         None, help="tokens per block; null is the whole canvas (full diffusion)", minimum=1
     )
-    num_slots: int = setting(32, help="rows per forward pass", minimum=1)
+    num_slots: int | None = setting(
+        32, help="rows per forward pass; null: as many as fit into the GPU's memory (32 on a CPU)", minimum=1
+    )
     token_temperature: float = setting(0.0, help="the dLLM's; 0 takes the most likely token", minimum=0.0)
     eos: Literal["full", "stop"] = setting("full", help="decode the whole canvas, or stop at the end of the text")
     cache: CacheMode = setting(
@@ -89,6 +91,13 @@ class DecodeConfig:
     long_prompts: Literal["error", "skip"] = setting(
         "error", help="a longer prompt stops the run before it starts, or is left out and counted; it is never cut"
     )
+
+    def validate(self, where: str) -> None:
+        """Kept keys and values take memory beside a pass, which no pass shows."""
+        if self.num_slots is None and self.cache != "none":
+            raise UserError(
+                f"config key '{where}.num_slots' is null; allowed: a number with {where}.cache={self.cache}"
+            )
 
     def lengths(self, task_length: int, where: str) -> tuple[int, int]:
         """(canvas length, block length) on a task; a block length that does not divide the canvas is a UserError."""

@@ -131,6 +131,7 @@ class Engine:
                 num_extra = self._step(rows, recorder, tracer, first_passes, stats)
                 stats.num_steps += 1
                 stats.num_row_forwards += len(rows) + num_extra
+                stats.num_slot_forwards += self._num_slots
                 if scheduler.num_waiting:
                     stats.num_queued_steps += 1
                     stats.num_queued_row_forwards += len(rows)

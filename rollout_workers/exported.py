@@ -88,8 +88,7 @@ EXPORTED = (*OF_UPDATES, *OF_LEASES)
 class LeaseExport:
     """Says what became of a rollout actor's leases."""
 
-    def __init__(self, *, num_slots: int, exporter: Exporter | None = None) -> None:
-        self._num_slots = num_slots
+    def __init__(self, *, exporter: Exporter | None = None) -> None:
         self._export = Exporter(OF_LEASES) if exporter is None else exporter
 
     def lease(self, summary: LeaseSummary, *, waiting: str) -> None:
@@ -99,7 +98,7 @@ class LeaseExport:
         export.add("dllm_rows_total", len(summary.rows))
         export.add("dllm_forward_passes_total", stats.num_steps)
         export.add("dllm_row_forwards_total", stats.num_row_forwards)
-        export.add("dllm_slot_forwards_total", stats.num_steps * self._num_slots)
+        export.add("dllm_slot_forwards_total", stats.num_slot_forwards)
         for state, seconds in summary.seconds.items():
             export.add("dllm_worker_seconds_total", seconds, state=state)
         busy = sum(seconds for state, seconds in summary.seconds.items() if state != waiting)

@@ -96,6 +96,8 @@ class EngineStats:
 
     num_steps: int = 0
     num_row_forwards: int = 0
+    num_slot_forwards: int = 0
+    """Rows that there was room for."""
     num_queued_steps: int = 0
     """Steps taken while rows were waiting."""
     num_queued_row_forwards: int = 0

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 
+from cluster.logs import get_logger
 from cluster.metrics import TimeStates
 from policy.noise import row_key
 from policy.trajectory import TrajectoryBatch, TrajectoryRow
@@ -24,9 +25,12 @@ from rollout_workers.models.backoff import BackingOff
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.rewards import RewardFunction
 from rollout_workers.sequence import Sequence
+from rollout_workers.slots import fitting_slots
 from rollout_workers.tasks.base import Example, Task
 from rollout_workers.tokenizer import DllmTokenizer
 from rollout_workers.trace import Tracer
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class DecodeSettings:
     """How rows are decoded, for training and evaluation alike."""
 
     canvas_length: int
-    num_slots: int = 32
+    num_slots: int | None = 32
+    """None: as many as fit into memory (`rollout_workers.slots`)."""
     token_temperature: float = 0.0
     eos: EosPolicy = "full"
     cache: CacheSettings = NO_CACHE
@@ -122,6 +127,7 @@ class Rollout:
         self._tasks = tasks
         self._grader = LeaseGrader(reward, canvas_length=settings.canvas_length, tasks=tasks, clock=clock)
         self._num_leases = 0
+        self._num_slots = settings.num_slots
 
     def run(self, lease: Lease, unmasker: Unmasker) -> tuple[LeaseSummary, TrajectoryBatch | None]:
         """What `decode` gives, graded."""
@@ -145,7 +151,7 @@ class Rollout:
         engine = Engine(
             self._model,
             unmasker,
-            num_slots=settings.num_slots,
+            num_slots=self._slots(unmasker, sequences, canvas_length),
             token_temperature=settings.token_temperature,
             eos=settings.eos,
             cache=settings.cache,
@@ -171,6 +177,21 @@ class Rollout:
             response_lengths=tuple(self._response_length(row) for row in rows), traces=traces, is_warm_up=is_warm_up,
         )  # fmt: skip
         return summary, trajectories
+
+    def _slots(self, unmasker: Unmasker, sequences: Many[Sequence], canvas_length: int) -> int:
+        """As configured, or found once, with the rows of the first lease for a measure."""
+        if self._num_slots is None:
+            longest = max((len(sequence.prompt_ids) for sequence in sequences), default=0)
+            self._num_slots = fitting_slots(
+                self._model, unmasker.needs, prompt_length=longest, canvas_length=canvas_length
+            )
+            logger.info(
+                "%d rows of up to %d tokens per forward pass (decode.num_slots=%d sets it)",
+                self._num_slots,
+                longest + canvas_length,
+                self._num_slots,
+            )
+        return self._num_slots
 
     def _response_length(self, row: TrajectoryRow) -> int:
         return int((row.order_L[: self._tokenizer.response_length(row.tokens_L.tolist())] > 0).sum())

@@ -75,7 +75,7 @@ class RolloutWorker:
         self._rollouts: dict[str, Rollout] = {}
         self._resources: dict[str, ModelResources] = {}
         (self._device,) = {config.device for config in spec.models.values()}
-        self._export = LeaseExport(num_slots=spec.settings.num_slots)
+        self._export = LeaseExport()
 
     def _load(self) -> None:
         """Loads the models. Not where the actor is made: what is raised there ends it, and the reason never reaches who waits."""

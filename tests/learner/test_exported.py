@@ -43,8 +43,8 @@ def test_names_are_prometheus_names():
 
 
 def test_a_lease(registry, read):
-    export = LeaseExport(num_slots=8, exporter=Exporter(EXPORTED, registry=registry))
-    stats = EngineStats(num_steps=10, num_row_forwards=60)
+    export = LeaseExport(exporter=Exporter(EXPORTED, registry=registry))
+    stats = EngineStats(num_steps=10, num_row_forwards=60, num_slot_forwards=80)
     seconds = {"waiting": 5.0, "forward": 1.5, "grading": 0.5}
     for _ in range(2):
         export.lease(dataclasses.replace(summary_of(lease()), stats=stats, seconds=seconds), waiting="waiting")
@@ -58,7 +58,7 @@ def test_a_lease(registry, read):
 
 
 def test_a_heuristics_lease_has_no_weight_version(registry, read):
-    export = LeaseExport(num_slots=8, exporter=Exporter(EXPORTED, registry=registry))
+    export = LeaseExport(exporter=Exporter(EXPORTED, registry=registry))
     export.lease(summary_of(lease(heuristic="threshold")), waiting="waiting")
     assert read("dllm_weight_version") is None
 

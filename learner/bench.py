@@ -1,4 +1,6 @@
-"""Benchmarks of learning: `python -m learner.bench update`, and of the distributed system: `python -m learner.bench scaling`."""
+"""Benchmarks of learning: `python -m learner.bench update`, of the distributed system: `python -m learner.bench scaling`, and what
+follows from them for many GPUs: `python -m learner.bench cost`.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,12 @@ from learner.bench_scaling import (
     plot_scaling,
 )
 from learner.bench_update import bench_update, update_table
+from learner.cost_model import GPUS, cost, cost_table, read_parts
 from learner.main import resolve
 from policy.factory import make_network
 from policy.weights import WeightsError, from_bytes
 from rollout_workers.models.base import ModelError
+from rollout_workers.tasks import make_tasks
 
 _CPUS = 128
 """Logical, so that the sleeping actors of a measurement never wait for a place."""
@@ -96,6 +100,23 @@ def _update(options: argparse.Namespace, console: Console) -> None:
         Path(options.json).write_text(json.dumps(document | asdict(figures) | {"speedup": figures.speedup}, indent=1))
 
 
+def _cost(options: argparse.Namespace, console: Console) -> None:
+    config = resolve(options.settings)
+    longest = max(task.canvas_length for task in make_tasks(config.task_configs).values())
+    _, block_length = config.decode.lengths(longest, "decode")
+    parts = read_parts(options.rollouts, options.update, options.scaling, block_length=block_length)
+    costs = [cost(config, parts, count) for count in options.gpus]
+    rates = ", ".join(f"{rate:.3g} rows/s at {size} rows" for size, rate in sorted(parts.rows_per_s.items()))
+    title = (
+        f"{config.learner.num_updates} updates of {options.settings[0] if options.settings else 'tiny'}, from measured parts: "
+        f"{rates} on {parts.device}"
+    )
+    console.print(cost_table(costs, title))
+    if options.json:
+        document = {"parts": asdict(parts), "costs": [asdict(line) for line in costs]}
+        Path(options.json).write_text(json.dumps(document, indent=1))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m learner.bench", description=__doc__)
@@ -116,6 +137,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     update.add_argument("--repeats", type=int, default=5)
     update.add_argument("--json", default=None, help="also write the figures to this file")
+    model = benches.add_parser(
+        "cost", help="the cost of a trained policy on 1 to 1,024 GPUs, from files of the other benchmarks"
+    )
+    model.set_defaults(run=_cost)
+    model.add_argument("settings", nargs="*", help="a preset or a file, and KEY=VALUE overrides, as of learner.main")
+    model.add_argument("--rollouts", type=Path, required=True, help="of evaluation.bench rollouts --json")
+    model.add_argument("--update", type=Path, required=True, help="of learner.bench update --json")
+    model.add_argument("--scaling", type=Path, required=True, help="scaling.json of learner.bench scaling")
+    model.add_argument("--gpus", type=int, nargs="+", default=GPUS)
+    model.add_argument("--json", default=None, help="also write the figures to this file")
     options, console = parser.parse_args(arguments), wide_console()
     try:
         options.run(options, console)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,17 @@ def read_policies(
         _check_architecture(source, mine, distribution)
         policies += mine
     # One file under two names is decoded once.
-    return list({policy.version: policy for policy in reversed(policies)}.values())[::-1]
+    return _distinguished(list({policy.version: policy for policy in reversed(policies)}.values())[::-1])
+
+
+def _distinguished(policies: list[Policy]) -> list[Policy]:
+    """Policies of one name with a piece of their digest in it, so that tables and plots tell them apart."""
+    counts = Counter(policy.name.partition("@")[0] for policy in policies)
+    return [
+        dataclasses.replace(policy, name=f"{name} {digest[:4]}@{digest}") if counts[name] > 1 else policy
+        for policy in policies
+        for name, _, digest in [policy.name.partition("@")]
+    ]
 
 
 def _check_architecture(source: Source, policies: Sequence[Policy], distribution: str | None) -> None:

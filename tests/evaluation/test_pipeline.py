@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from cluster.errors import ExitCode
 from evaluation import main as one_policy
-from evaluation.arms import LEARNED, temperature_of
+from evaluation.arms import LEARNED, learned_arm, temperature_of
 from evaluation.pipeline import main, make_parser, prepare_options
 from evaluation.preparation import Preparation, presets
 from evaluation.results_dir import ResultsDir
@@ -65,6 +66,21 @@ def test_policies_are_named_by_their_weights(run):
     first, again = (read_policies([Source(str(run), run)], "all") for _ in range(2))
     assert [policy.version for policy in first] == [policy.version for policy in again]
     assert len({policy.version for policy in first}) == 3
+
+
+def test_files_of_one_name_are_told_apart(tmp_path):
+    sources = []
+    for seed in (3, 4, 3):
+        folder = tmp_path / str(len(sources))
+        folder.mkdir()
+        (folder / "policy.safetensors").write_bytes(to_bytes(lively_policy(seed=seed).network))
+        sources.append(Source(str(folder / "policy.safetensors"), folder / "policy.safetensors"))
+    found = read_policies(sources, None)
+    assert len(found) == 2
+    labels = {learned_arm(24, policy=policy.name).label for policy in found}
+    assert len(labels) == 2
+    assert all(re.fullmatch(r"learned policy [0-9a-f]{4}", label) for label in labels)
+    assert [policy.name.partition("@")[0] for policy in read_policies(sources[:1], None)] == ["policy"]
 
 
 def test_another_distribution_is_another_policy(run):

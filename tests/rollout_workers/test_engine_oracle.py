@@ -151,7 +151,7 @@ def random_mixes(
 
 @pytest.mark.parametrize(
     ("num", "max_rows", "least_rows", "least_of_each"),
-    [(34, 6, 300, 10), pytest.param(85, 12, 1100, 40, marks=pytest.mark.slow)],
+    [(34, 6, 300, 10), pytest.param(340, 12, 4400, 160, marks=pytest.mark.slow)],
 )
 def test_hundreds_of_mixes_of_an_exact_model(num, max_rows, least_rows, least_of_each):
     mixes = random_mixes(random.Random(1), num=num, max_rows=max_rows, length=12)

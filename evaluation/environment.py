@@ -6,9 +6,14 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
+from pathlib import Path
 
 import torch
 
+from rollout_workers.hardware import device_name
+
+_KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 _LIBRARIES = ("dllm-unmasking", "torch", "transformers", "ray", "numpy")
 
 
@@ -18,9 +23,8 @@ def environment_record() -> dict[str, str | int]:
     for name in _LIBRARIES:
         record[name] = importlib.metadata.version(name) if _is_installed(name) else "not installed"
     record["num_cpus"] = os.cpu_count() or 0
-    record["device"] = "cpu"
+    record["device"] = device_name("cuda" if torch.cuda.is_available() else "cpu")
     if torch.cuda.is_available():
-        record["device"] = torch.cuda.get_device_name()
         record["cuda"] = str(torch.version.cuda)
         record["driver"] = _driver_version()
     return record
@@ -31,9 +35,10 @@ def _is_installed(name: str) -> bool:
 
 
 def _driver_version() -> str:
-    """The NVIDIA driver's version; needs the extra `gpu`."""
+    """The NVIDIA driver's version, from the extra `gpu` or from the kernel."""
     if importlib.util.find_spec("pynvml") is None:
-        return "unknown (install the extra 'gpu')"
+        found = re.search(r"\d+\.\d+(\.\d+)?", _KERNEL_MODULE.read_text()) if _KERNEL_MODULE.is_file() else None
+        return found[0] if found is not None else "unknown (install the extra 'gpu')"
     import pynvml
 
     pynvml.nvmlInit()

@@ -230,6 +230,7 @@ def _records(summary: LeaseSummary, shard: Shard, conditions: Conditions) -> lis
         "canvas_length": shard.lease.canvas_length,
         "run_seed": conditions.run_seed,
         "num_rows": len(summary.rows),
+        "device_name": summary.device,
     }  # fmt: skip
     settings = {
         task: {**common, "task_settings": conditions.tasks.get(task, {})}

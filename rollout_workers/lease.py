@@ -149,6 +149,8 @@ class LeaseSummary:
     """The rollout actor's exclusive time states since its previous lease."""
     actor: str = ""
     """Who decoded."""
+    device: str = ""
+    """What it decoded on, in words."""
     response_lengths: tuple[int, ...] = ()
     """Decoded tokens before the first end of text; given ones do not count."""
     traces: Mapping[int, RowTrace] = field(default_factory=dict)

@@ -29,6 +29,7 @@ from policy.unmasker import Unmasker
 from policy.weights import from_bytes
 from rollout_workers.config import ModelConfig, RewardConfig, RolloutConfig, TaskConfig
 from rollout_workers.exported import LeaseExport
+from rollout_workers.hardware import device_name
 from rollout_workers.lease import ExpertSpec, Lease, LeaseSummary, UnmaskerSpec
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.resources import ModelResources
@@ -116,7 +117,7 @@ class RolloutWorker:
         run = rollout.run if self._spec.grades else rollout.decode
         summary, trajectories = run(lease, self._unmasker(lease.unmasker, self._resources[lease.model]))
         self._export.lease(summary, waiting=WAITING)
-        return replace(summary, actor=self._name), trajectories
+        return replace(summary, actor=self._name, device=device_name(self._device)), trajectories
 
     def _unmasker(self, spec: UnmaskerSpec, resources: ModelResources) -> Unmasker:
         if spec.heuristic is not None:

@@ -20,7 +20,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, ObjectLostError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.errors import DeadlineExceeded
+from cluster.errors import DeadlineExceeded, RunFailure
 from cluster.logs import get_logger
 
 _POLL_S = 0.05
@@ -28,7 +28,7 @@ _POLL_S = 0.05
 logger = get_logger(__name__)
 
 
-class WeightMismatch(Exception):
+class WeightMismatch(RunFailure):
     """Weights that are not what they should be: another checksum, architecture or content for a version."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from cluster.allocator import keep_freed_memory
 from cluster.metrics import Metric, TimeStates
+from cluster.stacks import stacks_after
 from learner.checkpoint import POLICY_FILE, restore_trainer, trainer_files
 from learner.config import LearnerConfig
 from learner.ranks import OneRank, Ranks, join_group, open_store
@@ -105,18 +107,22 @@ class LearnerRank:
     def fetch(self, rows: UpdateRows, references: Sequence[Any], imitate: bool) -> list[int]:
         """Fetches the lease results that this rank needs; returns the numbers of those that are lost."""
         lost = []
+        # Half of what the driver waits for this answer, which names what is missing.
+        deadline = time.monotonic() + self._spec.config.update_deadline_s / 2
         with self._clock.state(FETCHING):
             numbers = self._own.needs(rows, imitate=imitate)
             for number in numbers:
                 try:
-                    self._parts[number] = ray.get(references[number], timeout=self._spec.config.update_deadline_s)
+                    left = max(0.0, deadline - time.monotonic())
+                    self._parts[number] = ray.get(references[number], timeout=left)
                 except (ObjectLostError, GetTimeoutError):
                     lost.append(number)
         return lost
 
     def update(self, rows: UpdateRows, imitate: bool) -> RankReply:
         """One update on what was fetched."""
-        with self._clock.state(LEARNING):
+        limit = self._spec.config.collective_deadline_s
+        with self._clock.state(LEARNING), stacks_after(limit, f"an update of rank {self._rank}"):
             metrics = self._own.learn(rows, lambda numbers: [self._parts[n] for n in numbers], imitate=imitate)
             self._parts = {}
             files = self._files()

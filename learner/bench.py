@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -42,15 +43,10 @@ def _scaling(options: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--actors is {options.actors}; allowed: numbers from 1 to {_CPUS - 1}")
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    document: dict[str, Any] = {"environment": environment_record()}
     started = start_ray(address="local", num_cpus=_CPUS)
     try:
-        with console.status("rows/s of 1 and 2 rollout actors"):
-            scaled = measure_actors(num_leases=options.leases, repeats=options.repeats)
-        for name, rates in (("rollout actors", scaled.actors), ("plain processes", scaled.processes)):
-            console.print(
-                f"{name} with one thread each: 1 gives {rates[1]:.1f} rows/s, 2 give {rates[2]:.1f} rows/s, "
-                f"ratio {scaled.ratio(rates):.2f}"
-            )
+        document |= _actors(options, console) if options.leases else {}
         with console.status("the driver's ceiling"):
             control = [
                 measure_control(count, lease_s=options.lease_s, seconds=options.seconds) for count in options.actors
@@ -63,18 +59,29 @@ def _scaling(options: argparse.Namespace, console: Console) -> None:
         if started:
             stop_ray()
     plot_scaling(control, fan_out, folder / "scaling.png", lease_s=options.lease_s)
-    document = {
-        "environment": environment_record(),
-        "rows_per_s_by_actors": scaled.actors,
-        "ratio_of_2_to_1": scaled.ratio(scaled.actors),
-        "rows_per_s_by_processes": scaled.processes,
-        "ratio_of_2_to_1_processes": scaled.ratio(scaled.processes),
+    document |= {
         "lease_s": options.lease_s,
         "control": [asdict(line) | {"efficiency": line.efficiency, "ceiling": line.ceiling} for line in control],
         "weights": [asdict(line) for line in fan_out],
     }
     (folder / "scaling.json").write_text(json.dumps(document, indent=1))
     console.print(f"written: {folder / 'scaling.json'}, {folder / 'scaling.png'}")
+
+
+def _actors(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    with console.status("rows/s of 1 and 2 rollout actors"):
+        scaled = measure_actors(num_leases=options.leases, repeats=options.repeats)
+    for name, rates in (("rollout actors", scaled.actors), ("plain processes", scaled.processes)):
+        console.print(
+            f"{name} with one thread each: 1 gives {rates[1]:.1f} rows/s, 2 give {rates[2]:.1f} rows/s, "
+            f"ratio {scaled.ratio(rates):.2f}"
+        )
+    return {
+        "rows_per_s_by_actors": scaled.actors,
+        "ratio_of_2_to_1": scaled.ratio(scaled.actors),
+        "rows_per_s_by_processes": scaled.processes,
+        "ratio_of_2_to_1_processes": scaled.ratio(scaled.processes),
+    }
 
 
 def _update(options: argparse.Namespace, console: Console) -> None:
@@ -126,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scaling.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="sleeping actors")
     scaling.add_argument("--lease-s", type=float, default=0.5, help="how long a made-up lease sleeps")
     scaling.add_argument("--seconds", type=float, default=10.0, help="of each measurement of the ceiling")
-    scaling.add_argument("--leases", type=int, default=96, help="real leases, for 1 and 2 rollout actors")
+    scaling.add_argument("--leases", type=int, default=96, help="real leases, for 1 and 2 rollout actors; 0: none")
     scaling.add_argument("--repeats", type=int, default=3)
     scaling.add_argument("--folder", default="runs/scaling", help="for scaling.json and scaling.png")
     update = benches.add_parser("update", help="one update on packed steps against a padded time axis")

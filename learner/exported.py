@@ -50,6 +50,9 @@ class UpdateExport:
         """What the update after `step` learns from."""
         for summary in summaries:
             self._export.observe("dllm_weight_lag", step - summary.rows[0].weight_version)
+            tasks = (group.task for group in summary.lease.groups for _ in range(group.num_samples))
+            for task, seconds in zip(tasks, summary.grade_seconds, strict=False):
+                self._export.observe("dllm_grade_seconds", seconds, task=task)
         for verdict, count in Counter(str(grade.kind) for each in summaries for grade in each.grades).items():
             self._export.add("dllm_verdicts_total", count, verdict=verdict)
 

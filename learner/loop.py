@@ -18,6 +18,7 @@ deadline). A stop request is seen in every wait; what is saved then is the state
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections import deque
@@ -33,6 +34,7 @@ from cluster.metrics import JsonlSink, Metric, TimeStates, read_jsonl, reduce, v
 from cluster.run_dir import RunDir
 from cluster.runtime import wait_for
 from cluster.storage import atomic_write
+from cluster.weight_store import WeightMismatch
 from learner.archive import archive_update
 from learner.breakdown import (
     CHECKPOINT,
@@ -129,6 +131,7 @@ class TrainingLoop:
         self._publish_weights = publish
         self._training = problems.training
         self._validation = problems.validation
+        self._tasks = problems.tasks
         self._block_length = block_length
         self._on_report = on_report
         self._on_alarm = on_alarm
@@ -142,6 +145,8 @@ class TrainingLoop:
         self.progress = Progress()
         self._reported: tuple[Progress, dict[str, bytes]] | None = None
         """The state after the last update whose metrics are written."""
+        self._checksums: dict[int, str] = {}
+        """Of the weights by version, as they were published."""
         self._watch = Watch(config.learner.watch, canvas_length=canvas_length)
         self._overlap = Overlap()
 
@@ -221,6 +226,7 @@ class TrainingLoop:
     def _update(self, entries: list[Entry]) -> None:
         slot = self._slots[0]
         summaries = [entry.summary for entry in entries]
+        self._check_weights(summaries)
         self._check_grader(summaries)
         self._export.leases(slot.step, summaries)
         with self._clock.state(LEARNER):
@@ -279,7 +285,20 @@ class TrainingLoop:
         self._overlap.add(time.perf_counter() - started, is_hidden=is_hidden)
 
     def _publish(self) -> None:
-        self._publish_weights(self.progress.step, self._learner.weights)
+        weights = self._learner.weights
+        self._checksums[self.progress.step] = hashlib.sha256(weights).hexdigest()
+        self._checksums.pop(self.progress.step - self._lag - 2, None)
+        self._publish_weights(self.progress.step, weights)
+
+    def _check_weights(self, summaries: Sequence[LeaseSummary]) -> None:
+        """What decoded is what was published: nobody learns from rows of weights that only seem to be there."""
+        for summary in summaries:
+            published = self._checksums.get(summary.lease.weight_version)
+            if summary.weights and published is not None and summary.weights != published:
+                raise WeightMismatch(
+                    f"{summary.actor} decoded lease {summary.lease.id} with weights {summary.weights[:12]}, published as version "
+                    f"{summary.lease.weight_version} were {published[:12]}"
+                )
 
     def _validate_and_save(self, record: dict[str, float], summaries: list[LeaseSummary] | None = None) -> None:
         """Decodes the validation split, remembers the best step, writes metrics and then the checkpoint."""
@@ -297,6 +316,7 @@ class TrainingLoop:
                 )
             ]
             done = sorted((summary for summary, _ in self._pool.run(leases)), key=lambda summary: summary.lease.id)
+        self._check_weights(done)
         measured = values(rollout_metrics(done))
         record = record | {f"validation_{name}": measured[name] for name in ("reward", "accuracy", "nfe")}
         if measured["reward"] > self.progress.best_reward:
@@ -362,33 +382,36 @@ class TrainingLoop:
             archive_update(self._run_dir.trajectories_path, step, parts, summaries)
 
     def _write_samples(self, summaries: list[LeaseSummary]) -> None:
-        """The best and the worst row of the step's first group, with their order of unmasking."""
-        first = summaries[0]
-        members = [i for i, row in enumerate(first.rows) if row.group == first.rows[0].group]
-        picks = {
-            "best": max(members, key=first.rewards.__getitem__),
-            "worst": min(members, key=first.rewards.__getitem__),
-        }
+        """The best and the worst row of the step's first groups, with their order of unmasking."""
+        places = [(summary, i, row.group) for summary in summaries for i, row in enumerate(summary.rows)]
+        groups = list(dict.fromkeys(group for _, _, group in places))[: self._config.checkpoint.sample_groups]
         with self._run_dir.samples_path.open("a") as file:
-            for pick, i in picks.items():
-                row, grade = first.rows[i], first.grades[i]
-                sample = {
-                    "step": self.progress.step,
-                    "pick": pick,
-                    "example_id": row.example_id,
-                    "prompt_hash": first.prompt_hashes[i],
-                    "weight_version": row.weight_version,
-                    "reward": first.rewards[i],
-                    "reward_terms": first.reward_terms[i],
-                    "grade": str(grade.kind),
-                    "answer": grade.answer,
-                    "nfe": row.nfe,
-                    "status": row.status,
-                    "text": first.texts[i],
-                    "tokens": row.tokens_L.tolist(),
-                    "order": row.order_L.tolist(),
-                }
-                file.write(json.dumps(sample) + "\n")
+            for group in groups:
+                members = [(summary, i) for summary, i, mine in places if mine == group]
+                ranked = sorted(members, key=lambda member: member[0].rewards[member[1]])
+                for pick, (summary, i) in (("best", ranked[-1]), ("worst", ranked[0])):
+                    file.write(json.dumps(self._sample(pick, summary, i)) + "\n")
+
+    def _sample(self, pick: str, summary: LeaseSummary, i: int) -> dict[str, Any]:
+        row, grade = summary.rows[i], summary.grades[i]
+        request = next(each for each in summary.lease.groups if each.group == row.group)
+        return {
+            "step": self.progress.step,
+            "pick": pick,
+            "example_id": row.example_id,
+            "prompt": self._tasks[request.task].example(request.split, request.index).prompt,
+            "prompt_hash": summary.prompt_hashes[i],
+            "weight_version": row.weight_version,
+            "reward": summary.rewards[i],
+            "reward_terms": summary.reward_terms[i],
+            "grade": str(grade.kind),
+            "answer": grade.answer,
+            "nfe": row.nfe,
+            "status": row.status,
+            "text": summary.texts[i],
+            "tokens": row.tokens_L.tolist(),
+            "order": row.order_L.tolist(),
+        }
 
 
 def _is_lost(reference: Any) -> bool:

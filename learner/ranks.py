@@ -46,6 +46,7 @@ class GroupRanks:
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
+        self._num_sums = 0
 
     def sum_gradients(self, parameters: Sequence[Parameter]) -> None:
         """One all-reduce of the gradients, and of who has one; raises CollectiveFailed."""
@@ -53,10 +54,14 @@ class GroupRanks:
         has_one = torch.tensor([float(each.grad is not None) for each in parameters], dtype=first.dtype)
         parts = [(each.grad if each.grad is not None else torch.zeros_like(each)).reshape(-1) for each in parameters]
         packed = torch.cat([*parts, has_one.to(first.device)])
+        self._num_sums += 1
         try:
             dist.all_reduce(packed)
         except RuntimeError as error:
-            raise CollectiveFailed(f"rank {self.rank} of {self.num_ranks}: {_first_line(error)}") from error
+            raise CollectiveFailed(
+                f"rank {self.rank} of {self.num_ranks}, sum {self._num_sums} since the group met, of {packed.numel()} numbers: "
+                f"{_first_line(error)}; the stacks of a rank that hangs are in its log"
+            ) from error
         *sums, counts = packed.split([each.numel() for each in (*parts, has_one)])
         for parameter, total, count in zip(parameters, sums, counts.tolist(), strict=True):
             parameter.grad = total.view_as(parameter).clone() if count else None

@@ -12,6 +12,7 @@ import torch
 from cluster.metrics_export import Exported, Exporter
 from rollout_workers.lease import LeaseSummary
 
+_GRADE_SECONDS = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LEASE_SECONDS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 
 OF_UPDATES = (
@@ -42,6 +43,9 @@ OF_UPDATES = (
         "versions by which the weights of a lease were behind",
         (),
         (0.5, 1.5, 2.5, 4.5, 8.5),
+    ),
+    Exported(
+        "dllm_grade_seconds", "histogram", "seconds that grading an answer took, by task", ("task",), _GRADE_SECONDS
     ),
     Exported("dllm_verdicts_total", "counter", "graded answers of training rollouts by verdict", ("verdict",)),
     Exported(

@@ -5,6 +5,7 @@ This module imports neither torch nor Ray, so that graders in processes of their
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,11 +33,22 @@ def grade_text(task: Task, example: Example, text: str) -> Grade:
 
 def grade_all(tasks: Sequence[Task], examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
     """One verdict per text, in order; graders that wait for other processes run `num_graders` at a time."""
+    return [grade for grade, _ in grade_timed(tasks, examples, texts)]
+
+
+def grade_timed(tasks: Sequence[Task], examples: Sequence[Example], texts: Sequence[str]) -> list[tuple[Grade, float]]:
+    """As `grade_all`, with the seconds that each verdict took."""
     num_threads = max((task.num_graders for task in tasks), default=1)
     if num_threads == 1:
-        return [grade_text(*each) for each in zip(tasks, examples, texts, strict=True)]
+        return [_timed(*each) for each in zip(tasks, examples, texts, strict=True)]
     with ThreadPoolExecutor(num_threads) as pool:
-        return list(pool.map(grade_text, tasks, examples, texts))
+        return list(pool.map(_timed, tasks, examples, texts))
+
+
+def _timed(task: Task, example: Example, text: str) -> tuple[Grade, float]:
+    started = time.perf_counter()
+    grade = grade_text(task, example, text)
+    return grade, time.perf_counter() - started
 
 
 class LeaseGrader:
@@ -60,7 +72,8 @@ class LeaseGrader:
                 task = self._tasks[group.task]
                 tasks += [task] * group.num_samples
                 examples += [task.example(group.split, group.index)] * group.num_samples
-            grades = tuple(grade_all(tasks, examples, summary.texts))
+            timed = grade_timed(tasks, examples, summary.texts)
+        grades = tuple(grade for grade, _ in timed)
         length = lease.canvas_length or self._canvas_length
         rewards = [
             self._reward(grade, row.nfe, length, alpha=lease.alpha)
@@ -69,6 +82,7 @@ class LeaseGrader:
         return replace(
             summary,
             grades=grades,
+            grade_seconds=tuple(seconds for _, seconds in timed),
             rewards=tuple(reward.total for reward in rewards),
             reward_terms=tuple(reward.terms for reward in rewards),
         )

@@ -151,8 +151,12 @@ class LeaseSummary:
     """Who decoded."""
     device: str = ""
     """What it decoded on, in words."""
+    weights: str = ""
+    """Checksum of the policy file that decided, as the actor had it; empty where a heuristic did."""
     response_lengths: tuple[int, ...] = ()
     """Decoded tokens before the first end of text; given ones do not count."""
+    grade_seconds: tuple[float, ...] = ()
+    """What each verdict took."""
     traces: Mapping[int, RowTrace] = field(default_factory=dict)
     """Row -> its trace, of the groups that asked for one."""
     is_warm_up: bool = False

@@ -37,6 +37,7 @@ class Problems:
     training: TaskStream
     validation: list[Pick]
     test: list[Pick]
+    tasks: Mapping[str, Task]
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class ProblemSet:
 
     def choose(self, *, num_validation: int, num_test: int) -> Problems:
         """The problems of every phase; reads all data, so whatever is wrong with it is raised here."""
-        return Problems(self.training(), self.validation(num_validation), self.test(num_test))
+        return Problems(self.training(), self.validation(num_validation), self.test(num_test), self.tasks)
 
     def training(self) -> TaskStream:
         """The training examples, without end."""

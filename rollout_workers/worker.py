@@ -62,6 +62,15 @@ class WorkerSpec:
         return replace(self, models={name: self.models[name] for name in models})
 
 
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """What was pulled last."""
+
+    version: int
+    network: PolicyNetwork
+    checksum: str
+
+
 class RolloutWorker:
     """Runs leases one after another; between them it holds nothing but its models and the last policy it pulled."""
 
@@ -72,7 +81,7 @@ class RolloutWorker:
         self._clock = TimeStates(WAITING)
         self._spec = spec
         self._store = store
-        self._policy: tuple[int, PolicyNetwork] | None = None
+        self._policy: _Policy | None = None
         self._rollouts: dict[str, Rollout] = {}
         self._resources: dict[str, ModelResources] = {}
         (self._device,) = {config.device for config in spec.models.values()}
@@ -107,7 +116,7 @@ class RolloutWorker:
             with _as_fault(self._name):
                 newest = self._store.latest_version(self._spec.weights_deadline_s)
             if newest is not None:
-                self._policy = (newest, self._pull(newest))
+                self._policy = self._pull(newest)
         self._clock.take()
         return True
 
@@ -117,27 +126,29 @@ class RolloutWorker:
         run = rollout.run if self._spec.grades else rollout.decode
         summary, trajectories = run(lease, self._unmasker(lease.unmasker, self._resources[lease.model]))
         self._export.lease(summary, waiting=WAITING)
-        return replace(summary, actor=self._name, device=device_name(self._device)), trajectories
+        weights = self._policy.checksum if self._policy is not None and lease.unmasker.heuristic is None else ""
+        return replace(summary, actor=self._name, device=device_name(self._device), weights=weights), trajectories
 
     def _unmasker(self, spec: UnmaskerSpec, resources: ModelResources) -> Unmasker:
         if spec.heuristic is not None:
             assert spec.parameter is not None, "a heuristic needs its parameter"
             return make_swept_heuristic(spec.heuristic, spec.parameter, resources=resources)
-        if self._policy is None or self._policy[0] != spec.weight_version:
+        if self._policy is None or self._policy.version != spec.weight_version:
             with self._clock.state(WEIGHTS):
-                self._policy = (spec.weight_version, self._pull(spec.weight_version))
+                self._policy = self._pull(spec.weight_version)
         assert not isinstance(spec.parameter, Mapping), "a learned policy's parameter is its temperature"
-        learned = make_learned(self._policy[1], temperature=spec.parameter, inference=spec.inference)
+        learned = make_learned(self._policy.network, temperature=spec.parameter, inference=spec.inference)
         return learned if spec.expert is None else _expert(learned, spec.expert)
 
-    def _pull(self, version: int) -> PolicyNetwork:
+    def _pull(self, version: int) -> _Policy:
         assert self._store is not None, "a learned policy needs a weight store"
         spec = self._spec
         with _as_fault(self._name):
             record = self._store.fetch(version, fingerprint=spec.fingerprint, timeout_s=spec.weights_deadline_s)
         # Between leases nobody uses the weights before.
-        before = None if self._policy is None else self._policy[1]
-        return from_bytes(record.data, where=f"weight version {version}", reuse=before).to(self._device)
+        before = None if self._policy is None else self._policy.network
+        network = from_bytes(record.data, where=f"weight version {version}", reuse=before).to(self._device)
+        return _Policy(version, network, record.checksum)
 
 
 @contextmanager

@@ -94,3 +94,11 @@ def test_an_update(registry, read):
     assert read("dllm_checkpoint_update") == 5
     assert read("dllm_checkpoint_timestamp_seconds") == pytest.approx(read("dllm_update_timestamp_seconds"), abs=60)
     assert read("dllm_errors_total", kind="entropy_collapse") == 1
+
+
+def test_what_verdicts_took_by_task(registry, read):
+    export = UpdateExport(resolve(["tiny"]), Exporter(EXPORTED, registry=registry))
+    summary = dataclasses.replace(summary_of(lease(num_groups=3)), grade_seconds=(0.25, 0.5, 2.0))
+    export.leases(3, [summary, summary])
+    assert read("dllm_grade_seconds_count", task="arithmetic") == 6
+    assert read("dllm_grade_seconds_sum", task="arithmetic") == 5.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from cluster.config import to_dict
 from cluster.errors import StopRequested
 from cluster.metrics import read_jsonl
 from cluster.run_dir import RunDir
+from cluster.weight_store import WeightMismatch
 from learner.breakdown import overlapped_breakdown
 from learner.checkpoint import POLICY_FILE, STATE_FILE, read_progress
 from learner.config import RESULT_NEUTRAL
@@ -119,12 +121,13 @@ class Run:
 
         self.pool = TurnPool(self.events, tick, failing)
         self.learner = CountingLearner(self.events, self.pool, losing)
-        stream = TaskStream(make_tasks(config.task_configs), config.task_weights, Split.TRAIN, 0)
+        tasks = make_tasks(config.task_configs)
+        stream = TaskStream(tasks, config.task_weights, Split.TRAIN, 0)
         validation = [Pick("arithmetic", index) for index in range(4)]
         self.loop = TrainingLoop(
             config, self.run_dir, pool=self.pool, learner=self.learner,
             publish=lambda version, weights: self.events.append(("publish", version, weights)),
-            problems=Problems(stream, validation, []), canvas_length=48, block_length=48,
+            problems=Problems(stream, validation, [], tasks), canvas_length=48, block_length=48,
         )  # fmt: skip
         newest = self.run_dir.latest("checkpoints")
         if newest is not None:
@@ -200,6 +203,21 @@ def test_lease_results_that_the_cluster_lost_are_made_again_and_learned_from_in_
     run.loop.run()
     first = next(event for event in run.events if event[0] == "update")
     assert first[2] == ["trajectories of 0", "again 1", "trajectories of 2", "again 3"]
+
+
+def test_rows_of_other_weights_than_those_published_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = summary_of
+
+    def summary(lease: Lease) -> LeaseSummary:
+        return dataclasses.replace(made_up(lease), weights="f" * 64, actor="rollout-1")
+
+    monkeypatch.setattr(f"{__name__}.summary_of", summary)
+    with pytest.raises(
+        WeightMismatch, match=r"rollout-1 decoded lease 0 with weights ffffffffffff, published as version 0 were"
+    ):
+        Run(tmp_path / "run").loop.run()
 
 
 def test_lease_results_that_are_lost_before_they_are_archived_are_made_again(

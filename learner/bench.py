@@ -119,6 +119,7 @@ def _cost(options: argparse.Namespace, console: Console) -> None:
         f"{rates} on {parts.device}"
     )
     console.print(cost_table(costs, title))
+    console.print("seconds of one update; GPUs are devices as the rollouts were measured on", style="italic")
     if options.json:
         document = {"parts": asdict(parts), "costs": [asdict(line) for line in costs]}
         Path(options.json).write_text(json.dumps(document, indent=1))

@@ -63,11 +63,11 @@ class Cost:
 
     @property
     def bound(self) -> str:
-        """What an overlapped update waits for."""
+        """What an overlapped update waits for; `learning` is the learner and its new weights."""
         causes = {
             "rollouts": self.rollouts_s,
             "driver": self.driver_s,
-            "learner and weights": self.weights_s + self.learner_s,
+            "learning": self.weights_s + self.learner_s,
         }
         return max(causes, key=causes.__getitem__)
 
@@ -154,10 +154,10 @@ def cost(config: RunConfig, parts: Parts, num_gpus: int) -> Cost:
 
 
 def cost_table(costs: Sequence[Cost], title: str) -> Table:
-    """One line for each number of GPUs."""
+    """One line for each number of GPUs; seconds of one update unless said otherwise."""
     table = Table(title=title, title_justify="left")
-    names = ("GPUs", "rollouts s", "driver s", "weights s", "learner s", "s/update", "hours", "GPU-hours",
-             "overlapped s/update", "hours overlapped", "efficiency", "bound by")  # fmt: skip
+    names = ("GPUs", "rollouts", "driver", "weights", "learner", "s/update", "hours", "GPU-hours",
+             "overlapped", "hours", "efficiency", "bound by")  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "bound by" else "right")
     alone = costs[0].num_gpus * costs[0].overlapped_s

@@ -30,7 +30,7 @@ def test_one_gpu_is_the_sum_of_its_parts() -> None:
     assert one.weights_s == pytest.approx(0.0102)
     assert one.synchronous_s == pytest.approx(256 / 200 + 3.0 + 0.0102)
     assert one.overlapped_s == pytest.approx(3.0102)
-    assert one.bound == "learner and weights"
+    assert one.bound == "learning"
     assert one.hours(one.synchronous_s) == pytest.approx(50 * one.synchronous_s / 3600)
 
 

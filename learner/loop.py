@@ -182,6 +182,7 @@ class TrainingLoop:
         self._publish()
         if self.progress.step == 0:
             self._sink.rewind(-1)
+            logger.info("decoding %d validation problems before the first update", len(self._validation))
             self._validate_and_save({})
         while self.progress.step < self._config.learner.num_updates:
             self._fill()
@@ -244,7 +245,7 @@ class TrainingLoop:
         record = values(reduce([rollout_metrics(summaries), metrics]))
         step = self.progress.step
         self._archive(step, summaries, references)
-        if step % self._config.checkpoint.samples_every == 0:
+        if step % self._config.checkpoint.samples_every == 0 or step == self._config.learner.num_updates:
             self._write_samples(summaries)
         self._raise_alarms(record)
         if step % self._config.checkpoint.every == 0 or step == self._config.learner.num_updates:

@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(dump_yaml(to_dict(config)), end="")
             print(derived)
             return ExitCode.FINISHED
+        if sys.stderr.isatty():
+            print("loading torch, transformers and Ray", file=sys.stderr)
         with importing():
             from learner.run import run
 

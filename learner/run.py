@@ -73,11 +73,16 @@ def _run(plan: _Plan, run_dir: RunDir, *, should_stop: Callable[[], bool], on_st
     setup_logging(file=run_dir.log_path)
     for reason in checkpoint.skipped if checkpoint is not None else ():
         logger.warning("a newer checkpoint was skipped: %s", reason)
+    logger.info("run directory %s; starting Ray", run_dir.location)
     started_here = start_ray(address=config.ray_address, num_cpus=local_cpus(config))
     on_started()
     services = None
     alarms: list[Alarm] = []
     try:
+        logger.info(
+            "starting %d rollout actors and %d learner ranks, which load their models", config.rollout.num_workers,
+            config.learner.num_ranks,
+        )  # fmt: skip
         with Display() as display:
             services = Services(
                 config,

@@ -53,6 +53,7 @@ def _summary_line(view: View, summary: ArmSummary) -> dict[str, Any]:
         "accuracy_difference": _figure(pair and pair.accuracy),
         "accuracy_p": _figure(pair and pair.p_accuracy),
         "is_best_heuristic": int(best is not None and summary.arm == best.arm),
+        "serial_passes": _figure(summary.serial_passes),
         "tokens_per_pass": _figure(summary.tokens_per_pass),
         "tokens_per_second": _figure(summary.tokens_per_second),
         "num_step_limit": summary.num_step_limit,

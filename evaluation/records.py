@@ -44,6 +44,8 @@ class ExampleRecord:
     """The pass at which each canvas position was committed, from 1; 0 for given tokens, -1 for positions that stayed masked."""
     response_length: int = 0
     """Decoded tokens before the first end of text."""
+    serial_passes: int = 0
+    """Forward passes one after another: those that a sampler asks for in one batch, which NFE counts each, count once."""
     seconds: float = 0.0
     is_warm_up: bool = False
     """Whether it came from its actor's first lease, whose times are no measure of speed."""

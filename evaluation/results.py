@@ -40,6 +40,8 @@ class ArmSummary:
     spread: Spread = Spread(None, None, None)
     tokens_per_pass: float = 0.0
     """Response tokens over forward passes."""
+    serial_passes: float = 0.0
+    """Mean of passes one after another."""
     tokens_per_second: float | None = None
     """Response tokens over decoding seconds of one actor, first leases left out; None where nothing else was decoded."""
 
@@ -80,6 +82,7 @@ def summarise(arm: Arm, records: Sequence[ExampleRecord]) -> ArmSummary:
             _spread(valid, lambda record: record.reward),
         ),
         tokens_per_pass=sum(r.response_length for r in records) / max(1, sum(r.nfe for r in records)),
+        serial_passes=sum(r.serial_passes for r in valid) / len(valid),
         tokens_per_second=_speed(records),
     )
 

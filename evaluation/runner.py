@@ -237,8 +237,16 @@ def _records(summary: LeaseSummary, shard: Shard, conditions: Conditions) -> lis
         for task in dict.fromkeys(group.task for group in shard.lease.groups)
     }
     lengths = summary.response_lengths or (0,) * len(summary.rows)
+    serial = summary.serial_passes or tuple(row.nfe for row in summary.rows)
     rows = zip(
-        summary.rows, summary.grades, summary.texts, summary.rewards, summary.prompt_hashes, lengths, strict=True
+        summary.rows,
+        summary.grades,
+        summary.texts,
+        summary.rewards,
+        summary.prompt_hashes,
+        lengths,
+        serial,
+        strict=True,
     )
     return [
         ExampleRecord(
@@ -259,9 +267,10 @@ def _records(summary: LeaseSummary, shard: Shard, conditions: Conditions) -> lis
             policy=arm.policy,
             order=tuple(row.order_L.tolist()),
             response_length=length,
+            serial_passes=num_serial,
             seconds=seconds,
             is_warm_up=summary.is_warm_up,
             settings=settings[row.example_id.partition("/")[0]],
         )
-        for row, grade, text, reward, prompt_hash, length in rows
+        for row, grade, text, reward, prompt_hash, length, num_serial in rows
     ]

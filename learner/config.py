@@ -169,7 +169,9 @@ class CheckpointConfig:
     validation_examples: int = setting(
         256, help="problems of the validation split that choose the best checkpoint", minimum=1
     )
-    samples_every: int = setting(10, help="updates between sample trajectories in samples.jsonl; the last has some too", minimum=1)
+    samples_every: int = setting(
+        10, help="updates between sample trajectories in samples.jsonl; the last has some too", minimum=1
+    )
     sample_groups: int = setting(1, help="groups of such an update whose best and worst rollout are kept", minimum=1)
 
 

@@ -190,10 +190,12 @@ class Engine:
         predicted_BL[wanted_BL] = prediction.token_ids_N
         if decision.token_ids_BL is not None:
             predicted_BL = torch.where(decision.commit_BL, decision.token_ids_BL, predicted_BL)
-        extra_B = ahead.num_passes_B if decision.extra_nfe_B is None else ahead.num_passes_B + decision.extra_nfe_B
+        extra_B, serial_B = ahead.num_passes_B, 1 + ahead.num_calls_B
+        if decision.extra_nfe_B is not None:
+            extra_B, serial_B = extra_B + decision.extra_nfe_B, serial_B + decision.extra_nfe_B
         if tracer is not None:
             tracer.observe(rows, wanted_BL, predicted_BL, observation, decision, rows.nfe_B + 1 + extra_B)
-        rows.apply(decision, predicted_BL, 1 + extra_B)
+        rows.apply(decision, predicted_BL, 1 + extra_B, serial_B)
         if recorder:
             recorder.record(rows, observation, decision)
         has_extra = needs.lookahead or decision.extra_nfe_B is not None

@@ -155,6 +155,8 @@ class LeaseSummary:
     """Checksum of the policy file that decided, as the actor had it; empty where a heuristic did."""
     response_lengths: tuple[int, ...] = ()
     """Decoded tokens before the first end of text; given ones do not count."""
+    serial_passes: tuple[int, ...] = ()
+    """Forward passes one after another; NFE counts those of one batch each."""
     grade_seconds: tuple[float, ...] = ()
     """What each verdict took."""
     traces: Mapping[int, RowTrace] = field(default_factory=dict)

@@ -174,7 +174,8 @@ class Rollout:
         is_warm_up, self._num_leases = self._num_leases == 0, self._num_leases + 1
         summary = LeaseSummary(
             lease, rows, (), texts, hashes, (), (), decoded.stats, {},
-            response_lengths=tuple(self._response_length(row) for row in rows), traces=traces, is_warm_up=is_warm_up,
+            response_lengths=tuple(self._response_length(row) for row in rows),
+            serial_passes=tuple(sequence.num_serial for sequence in sequences), traces=traces, is_warm_up=is_warm_up,
         )  # fmt: skip
         return summary, trajectories
 

@@ -58,6 +58,8 @@ class Sequence:
 
     status: SequenceStatus = SequenceStatus.WAITING
     nfe: int = 0
+    num_serial: int = 0
+    """Forward passes one after another: those that its sampler asked for in one batch count once."""
     num_near_ties: int = 0
     tokens_L: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     order_L: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
@@ -93,6 +95,7 @@ class LiveRows:
         self.key_B = self._empty(0)
         self.step_limit_B = self._empty(0)
         self.num_near_ties_B = self._empty(0)
+        self.num_serial_B = self._empty(0)
         self.num_steps_B = self._empty(0)
         """Decisions; NFE counts passes."""
         self.memory: list[object] = []
@@ -138,6 +141,7 @@ class LiveRows:
         self.step_limit_B = self._append(self.step_limit_B, limits)
         self.nfe_B = self._append(self.nfe_B, [0] * len(sequences))
         self.num_near_ties_B = self._append(self.num_near_ties_B, [0] * len(sequences))
+        self.num_serial_B = self._append(self.num_serial_B, [0] * len(sequences))
         self.num_steps_B = self._append(self.num_steps_B, [0] * len(sequences))
         self.memory.extend([None] * len(sequences))
         if self.cached is not None:
@@ -151,9 +155,13 @@ class LiveRows:
         canvas_BL = torch.where(decision.commit_BL, token_ids_BL, self.canvas_BL)
         return canvas_BL if decision.remask_BL is None else canvas_BL.masked_fill(decision.remask_BL, self.mask_id)
 
-    def apply(self, decision: Decision, token_ids_BL: Tensor, num_passes_B: Tensor) -> None:
-        """Commits and masks again what was decided after `num_passes_B` forward passes, and keeps what is remembered."""
+    def apply(self, decision: Decision, token_ids_BL: Tensor, num_passes_B: Tensor, num_serial_B: Tensor) -> None:
+        """Commits and masks again what was decided, and keeps what is remembered.
+
+        `num_passes_B` are the forward passes that led to it, `num_serial_B` those of them that came one after another.
+        """
         self.nfe_B = self.nfe_B + num_passes_B
+        self.num_serial_B = self.num_serial_B + num_serial_B
         self.num_steps_B = self.num_steps_B + 1
         self.canvas_BL = self.canvas_after(decision, token_ids_BL)
         self.order_BL = torch.where(decision.commit_BL, self.nfe_B.unsqueeze(1), self.order_BL)
@@ -168,17 +176,18 @@ class LiveRows:
         if not ended:
             return
         index = self._tensor(sorted(ended))
-        columns = [x[index].cpu().numpy() for x in (self.canvas_BL, self.order_BL, self.nfe_B, self.num_near_ties_B)]
-        for row, tokens_L, order_L, nfe, near in zip(sorted(ended), *columns, strict=True):
+        kept = (self.canvas_BL, self.order_BL, self.nfe_B, self.num_near_ties_B, self.num_serial_B)
+        columns = [x[index].cpu().numpy() for x in kept]
+        for row, tokens_L, order_L, nfe, near, serial in zip(sorted(ended), *columns, strict=True):
             sequence = self.sequences[row]
             sequence.status = ended[row]
             sequence.tokens_L = tokens_L.astype(np.int32)
             sequence.order_L = order_L.astype(np.int16)
-            sequence.nfe, sequence.num_near_ties = int(nfe), int(near)
-        kept = [row for row in range(len(self)) if row not in ended]
-        self.sequences = [self.sequences[row] for row in kept]
-        self.memory = [self.memory[row] for row in kept]
-        self._keep(self._tensor(kept))
+            sequence.nfe, sequence.num_near_ties, sequence.num_serial = int(nfe), int(near), int(serial)
+        left = [row for row in range(len(self)) if row not in ended]
+        self.sequences = [self.sequences[row] for row in left]
+        self.memory = [self.memory[row] for row in left]
+        self._keep(self._tensor(left))
 
     def _keep(self, index: Tensor) -> None:
         width = max((len(sequence.prompt_ids) for sequence in self.sequences), default=0)
@@ -191,6 +200,7 @@ class LiveRows:
         self.key_B = self.key_B[index]
         self.step_limit_B = self.step_limit_B[index]
         self.num_near_ties_B = self.num_near_ties_B[index]
+        self.num_serial_B = self.num_serial_B[index]
         self.num_steps_B = self.num_steps_B[index]
         if self.cached is not None:
             self.cached.keep(index)

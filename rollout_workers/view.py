@@ -75,10 +75,13 @@ class RowsAhead:
         self._num_slots = num_slots
         self._clock = clock
         self.num_passes_B = torch.zeros_like(rows.nfe_B)
+        self.num_calls_B = torch.zeros_like(rows.nfe_B)
+        """Calls in which a row had a canvas."""
 
     def __call__(self, row_N: Tensor, canvas_NL: Tensor, wanted_NL: Tensor) -> Observation:
         """See `policy.observation.Lookahead`."""
         self.num_passes_B.index_add_(0, row_N, torch.ones_like(row_N))
+        self.num_calls_B += torch.zeros_like(self.num_calls_B).index_fill_(0, row_N, 1)
         chunks = [slice(start, start + self._num_slots) for start in range(0, len(row_N), self._num_slots)]
         parts = [self._look(row_N[chunk], canvas_NL[chunk], wanted_NL[chunk]) for chunk in chunks]
         return _joined(parts)

@@ -298,6 +298,16 @@ def test_a_traced_decision_says_how_many_passes_led_to_it() -> None:
     assert numbers == committed, "as in the order of unmasking"
 
 
+def test_canvases_of_one_look_ahead_are_one_serial_pass() -> None:
+    sequence = sequence_of(full(12, 6, 3))
+    Engine(HashModel(sharpness=3.0), make_heuristic("info_gain", {"tau": 1.0, "candidates": 4})).decode([sequence])
+    num_decisions = len({number for number in sequence.order_L})
+    assert num_decisions < sequence.num_serial <= 2 * num_decisions < sequence.nfe
+    plain = sequence_of(full(12, 6, 3))
+    Engine(HashModel(sharpness=3.0), make_heuristic("threshold", 0.9)).decode([plain])
+    assert plain.num_serial == plain.nfe
+
+
 def test_a_causal_pass_counts_too() -> None:
     facts = Facts()
     unmasker = make_heuristic("apd", {"ratio": 0.9, "model": "causal"}, resources=facts)

@@ -9,6 +9,7 @@ other failure.
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.USER_ERROR
     except (DeadlineExceeded, RunFailure) as error:
         print(f"error: {error}", file=sys.stderr)
+        return ExitCode.CRASH
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" to '{error.filename}'" if error.filename else ""
+        print(
+            f"error: cannot write{where}: {error.strerror}; the checkpoints before it are whole, and the same command goes on "
+            "from the newest once there is room",
+            file=sys.stderr,
+        )
         return ExitCode.CRASH
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -215,3 +216,16 @@ def test_resolving_needs_neither_torch_nor_ray() -> None:
     code = "import sys, learner.main as m; m.resolve(['tiny']); print(sorted({'torch', 'ray'} & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "[]"
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*args: object, **options: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
+
+    monkeypatch.setattr("learner.run.run", run)
+    assert main(["tiny"]) == ExitCode.CRASH
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: cannot write to 'runs/x/metrics.jsonl': No space left on device; the checkpoints before"
+    )
+    assert error.count("\n") == 1

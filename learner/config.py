@@ -129,6 +129,12 @@ class LearnerConfig:
         "up to k versions old",
         minimum=0,
     )
+    stale_correction: Literal["decoupled", "clip"] = setting(
+        "decoupled",
+        help="with max_weight_lag > 0: clip around the weights at the update's start and weigh each decision by their probability "
+        "over that of the weights that decided, or clip around the latter",
+    )
+    stale_weight_cap: float = setting(2.0, help="of decoupled: largest such weight", above=0.0)
     max_grader_error_rate: float = setting(
         0.05, help="share of grader errors in a step that stops the run", minimum=0.0
     )

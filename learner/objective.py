@@ -37,6 +37,8 @@ class Tally:
 
     loss: float = 0.0
     max_ratio_gap: float = 0.0
+    max_stale_gap: float = 0.0
+    """The same between the weights at the update's start and those that decided; 0 where these are not told apart."""
     _sums: dict[str, float] = field(default_factory=dict)
 
     def add(self, **values: float) -> None:
@@ -137,6 +139,9 @@ class GrpoObjective:
         self._advantage_N = torch.from_numpy(batch.advantage_N).to(config.device)
         self._weight_N = torch.from_numpy(batch.weight_N).to(config.device)
         self._coefficient_N: Tensor | None = None
+        self._is_decoupled = config.max_weight_lag > 0 and config.stale_correction == "decoupled"
+        self._anchor_N: Tensor | None = None
+        """Log-probabilities under the weights at the update's start, of the spans that have been seen; NaN of the others."""
         self.has_trajectory_terms = config.ratio == "trajectory" or pull.kind == "output_kl"
 
     def set_trajectories(self, log_prob_N: Tensor, open_NL: Tensor, tally: Tally) -> None:
@@ -174,11 +179,20 @@ class GrpoObjective:
         self._describe(scored, tally)
         parts: list[Tensor] = []
         if config.ratio == "step":
+            old_N = torch.from_numpy(scored.steps.log_prob_N.copy()).to(weight_N.device)
+            surrogate_weight_N = weight_N
+            if self._is_decoupled:
+                anchor_N = self._anchor(scored, span)
+                stale_N = (anchor_N - old_N).exp()
+                tally.max_stale_gap = max(
+                    tally.max_stale_gap, float((stale_N - 1).abs().amax()) if len(stale_N) else 0.0
+                )
+                old_N, surrogate_weight_N = anchor_N, weight_N * stale_N.clamp(max=config.stale_weight_cap)
             terms = clipped_surrogate(
                 scored.log_prob_N,
-                torch.from_numpy(scored.steps.log_prob_N.copy()).to(weight_N.device),
+                old_N,
                 self._advantage_N[span],
-                weight_N,
+                surrogate_weight_N,
                 clip_low=config.clip_low,
                 clip_high=config.clip_high,
             )
@@ -193,6 +207,14 @@ class GrpoObjective:
             tally.add(divergence=float(divergence_N.detach().sum()))
             parts.append(self._beta * (weight_N * divergence_N).sum())
         return torch.stack(parts).sum()
+
+    def _anchor(self, scored: ScoredSteps, span: slice) -> Tensor:
+        """`[N]` of the span; the update's first pass over it, whose weights are those of the start, sets them."""
+        if self._anchor_N is None:
+            self._anchor_N = torch.full_like(self._weight_N, torch.nan)
+        if bool(self._anchor_N[span].isnan().any()):
+            self._anchor_N[span] = scored.log_prob_N.detach()
+        return self._anchor_N[span]
 
     def _describe(self, scored: ScoredSteps, tally: Tally) -> None:
         """Of independent draws also the mean probability of committing an eligible position, before any is forced."""

@@ -145,7 +145,7 @@ class Trainer:
                 # Of weights that did not decide, the ratio is not 1 even without an error.
                 gap = "stale_ratio_gap" if self.config.max_weight_lag else "first_ratio_gap"
                 metrics |= {
-                    gap: Maximum(tally.max_ratio_gap),
+                    gap: Maximum(max(tally.max_ratio_gap, tally.max_stale_gap)),
                     "grad_norm": Gauge(grad_norm),
                     "loss": Count(tally.loss),
                 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -115,6 +116,44 @@ def test_the_kl_of_outputs_weighs_whole_trajectories(size: int) -> None:
     expected = gradient_of(surrogate(trainer, batch) + 0.2 * pull, trainer)
     found, _ = gradient_after_update(trainer, batch)
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1000, 4])
+def test_stale_decisions_are_clipped_around_the_update_s_start_and_weighed_by_how_stale_they_are(size: int) -> None:
+    settings = {"max_weight_lag": 1, "stale_weight_cap": 1.1, "clip_low": 0.2, "clip_high": 0.2, "learning_rate": 0.05}
+    trainer = Trainer(
+        POLICY, learner_config(num_iterations=2, micro_batch_steps=size, **settings), seed=0, vocabulary_size=50
+    )
+    behind = Trainer(POLICY, learner_config(num_iterations=1), seed=1, vocabulary_size=50).network
+    batch = decoded(behind, GROUPS, NFES)
+    start = copy.deepcopy(trainer.network)
+    anchor = score_steps(start, trainer.distribution, batch.steps).log_prob_N.detach()
+    stale = (anchor - torch.from_numpy(batch.steps.log_prob_N)).exp()
+    assert float((stale - 1).abs().max()) > 0.01
+    _, metrics = gradient_after_update(trainer, batch)
+    assert metrics["stale_ratio_gap"] == pytest.approx(float((stale - 1).abs().max()), rel=1e-4)
+    # The second iteration of the same by hand, from where the first one ended.
+    twin = Trainer(
+        POLICY, learner_config(num_iterations=1, micro_batch_steps=1000, **settings), seed=0, vocabulary_size=50
+    )
+    gradient_after_update(twin, batch)
+    log_prob = score_steps(twin.network, twin.distribution, batch.steps).log_prob_N
+    ratio, advantage = (log_prob - anchor).exp(), torch.from_numpy(ADVANTAGES[row_of_step().numpy()]).float()
+    taken = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    expected = gradient_of(-(step_weight() * stale.clamp(max=1.1) * taken).sum(), twin)
+    found = torch.cat([p.grad.flatten() for p in trainer.network.parameters() if p.grad is not None])
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-3)
+
+
+def test_without_lag_and_with_plain_clipping_the_ratio_is_that_to_the_weights_that_decided() -> None:
+    behind = Trainer(POLICY, learner_config(num_iterations=1), seed=1, vocabulary_size=50).network
+    batch = decoded(behind, GROUPS, NFES)
+    plain = trainer_of(max_weight_lag=1, stale_correction="clip")
+    synchronous = trainer_of()
+    for one, other in zip(
+        gradient_after_update(plain, batch)[0], gradient_after_update(synchronous, batch)[0], strict=True
+    ):
+        assert one == other
 
 
 def test_expert_rows_are_scored_as_parts_of_the_mixture() -> None:

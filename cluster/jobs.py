@@ -68,7 +68,10 @@ def submit_once(
     try:
         return _submit_once(client, job_id, entrypoint, runtime_env, metadata)
     except (ConnectionError, RuntimeError) as error:
-        raise RunFailure(f"job {job_id} was not submitted: {str(error).strip().partition(chr(10))[0]}") from error
+        # Of an error inside the API its traceback, whose last line says what it was.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+        raise RunFailure(f"job {job_id} was not submitted: {reason}") from error
 
 
 def _submit_once(

@@ -182,7 +182,9 @@ def _replays(
         record = records.get((_arm_of(trace), int(trace["seed"]), str(trace["example_id"])))
         if record is None or record.arm not in featured:
             continue
-        row = {name: trace[name] for name in ("pieces", "mask", "passes", "final")}
+        row = {name: trace[name] for name in ("pieces", "mask", "final")}
+        # Traces of earlier versions say nothing of passes ahead: there each decision is a pass.
+        row["passes"] = [{"nfe": number, **each} for number, each in enumerate(trace["passes"], start=1)]
         row |= {"arm": number[record.arm], "grade": record.grade, "answer": record.answer, "text": record.text}
         size += len(json.dumps(row))
         if size > _MAX_REPLAY_BYTES:

@@ -18,24 +18,21 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cluster.errors import UserError
 from policy.factory import make_learned, make_swept_heuristic
 from policy.inference import InferenceConfig
 from policy.noise import row_key
-from policy.observation import Observation
-from policy.unmasker import Decision, Unmasker
+from policy.unmasker import Unmasker
 from policy.weights import WeightsError, from_bytes
 from rollout_workers.caching import CacheSettings
 from rollout_workers.config import CacheMode, check_block_length
-from rollout_workers.engine import Engine, EosPolicy
+from rollout_workers.engine import Engine, EosPolicy, Step
 from rollout_workers.models.backoff import BackingOff
 from rollout_workers.models.base import FrozenDLLM, ModelError
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.models.options import NO_OPTIONS, LoadOptions
 from rollout_workers.resources import ModelResources
-from rollout_workers.sequence import LiveRows
 from rollout_workers.sequence import Sequence as Row
 from rollout_workers.tasks import make_task
 from rollout_workers.tokenizer import DllmTokenizer
@@ -219,22 +216,15 @@ class _Watcher:
         self.confidences = {id(row): np.zeros(len(row.canvas_ids), np.float32) for row in rows}
         self.seconds = {id(row): 0.0 for row in rows}
 
-    def observe(
-        self,
-        rows: LiveRows,
-        wanted_BL: Tensor,
-        predicted_BL: Tensor,
-        observation: Observation,
-        decision: Decision,
-        nfe_B: Tensor,
-    ) -> None:
+    def observe(self, step: Step) -> None:
         """See `rollout_workers.engine.Watcher`."""
         seconds = time.perf_counter() - self._started
+        rows, decision = step.rows, step.decision
         columns = (
-            rows.canvas_after(decision, predicted_BL),
+            rows.canvas_after(decision, step.predicted_BL),
             decision.commit_BL,
-            observation.confidences_BLK[:, :, 0],
-            nfe_B,
+            step.observation.confidences_BLK[:, :, 0],
+            step.nfe_B,
         )
         arrays = [column.cpu().numpy() for column in columns]
         for row, canvas_L, commit_L, confidence_L, nfe in zip(rows.sequences, *arrays, strict=True):

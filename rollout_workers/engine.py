@@ -54,22 +54,26 @@ class Decoded:
     stats: EngineStats
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the live rows, before its decision is applied."""
+
+    rows: LiveRows
+    wanted_BL: Tensor
+    """bool: the positions that were predicted."""
+    predicted_BL: Tensor
+    """int64: the tokens that would be committed."""
+    observation: Observation
+    decision: Decision
+    nfe_B: Tensor
+    """int64: the passes charged once the decision is applied."""
+
+
 class Watcher(Protocol):
     """Looks on, and changes nothing."""
 
-    def observe(
-        self,
-        rows: LiveRows,
-        wanted_BL: Tensor,
-        predicted_BL: Tensor,
-        observation: Observation,
-        decision: Decision,
-        nfe_B: Tensor,
-    ) -> None:
-        """One step, before its decision is applied.
-
-        `predicted_BL` holds the tokens that would be committed, `nfe_B` the passes charged once it is applied.
-        """
+    def observe(self, step: Step) -> None:
+        """Called at every step."""
         ...
 
 
@@ -194,7 +198,7 @@ class Engine:
         if decision.extra_nfe_B is not None:
             extra_B, serial_B = extra_B + decision.extra_nfe_B, serial_B + decision.extra_nfe_B
         if tracer is not None:
-            tracer.observe(rows, wanted_BL, predicted_BL, observation, decision, rows.nfe_B + 1 + extra_B)
+            tracer.observe(Step(rows, wanted_BL, predicted_BL, observation, decision, rows.nfe_B + 1 + extra_B))
         rows.apply(decision, predicted_BL, 1 + extra_B, serial_B)
         if recorder:
             recorder.record(rows, observation, decision)

@@ -6,12 +6,10 @@ Watching changes nothing about how a row is decoded. Shapes: `B` live rows, `L` 
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
-from policy.observation import Observation
-from policy.unmasker import Decision
+from rollout_workers.engine import Step
 from rollout_workers.lease import NOT_ASKED, TracedPass
-from rollout_workers.sequence import LiveRows, Sequence
+from rollout_workers.sequence import Sequence
 
 
 class Tracer:
@@ -20,21 +18,22 @@ class Tracer:
     def __init__(self, sequences: list[Sequence]) -> None:
         self._passes: dict[int, list[TracedPass]] = {id(sequence): [] for sequence in sequences}
 
-    def observe(
-        self,
-        rows: LiveRows,
-        wanted_BL: Tensor,
-        predicted_BL: Tensor,
-        observation: Observation,
-        decision: Decision,
-        nfe_B: Tensor,
-    ) -> None:
-        """One step of the engine, before its commits are applied."""
+    def observe(self, step: Step) -> None:
+        """See `rollout_workers.engine.Watcher`."""
+        rows = step.rows
         watched = [b for b, sequence in enumerate(rows.sequences) if id(sequence) in self._passes]
         if not watched:
             return
-        columns = (rows.canvas_BL, predicted_BL, wanted_BL, observation.confidences_BLK[:, :, 0], decision.commit_BL)
-        arrays = [column[watched].cpu().numpy() for column in (*columns, nfe_B)]
+        confidence_BL = step.observation.confidences_BLK[:, :, 0]
+        columns = (
+            rows.canvas_BL,
+            step.predicted_BL,
+            step.wanted_BL,
+            confidence_BL,
+            step.decision.commit_BL,
+            step.nfe_B,
+        )
+        arrays = [column[watched].cpu().numpy() for column in columns]
         for b, canvas_L, predicted_L, wanted_L, confidence_L, commit_L, nfe in zip(watched, *arrays, strict=True):
             self._passes[id(rows.sequences[b])].append(
                 TracedPass(

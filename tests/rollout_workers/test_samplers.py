@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policy.factory import HEURISTICS, make_heuristic
-from rollout_workers.engine import Decoded, Engine
+from rollout_workers.engine import Decoded, Engine, Step
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.trace import Tracer
 from tests.fakes.models import EOS_ID, MASK_ID, HashModel, SpyModel
@@ -269,10 +269,9 @@ class Watch:
 
     num_remasked = 0
 
-    def observe(
-        self, rows: Any, wanted_BL: Any, predicted_BL: Any, observation: Any, decision: Any, nfe_B: Any
-    ) -> None:
-        self.num_remasked += 0 if decision.remask_BL is None else int(decision.remask_BL.sum())
+    def observe(self, step: Step) -> None:
+        remask_BL = step.decision.remask_BL
+        self.num_remasked += 0 if remask_BL is None else int(remask_BL.sum())
 
 
 def test_passes_ahead_count_in_nfe_and_in_the_work_done() -> None:

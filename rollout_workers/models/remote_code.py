@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.logs import get_logger
+from policy.config import BackboneShape
 from rollout_workers.models.base import ModelError, ModelSpec, Prediction
 from rollout_workers.models.cache import CachedPass
 from rollout_workers.models.checkpoint import CONFIG, TOKENIZER_CONFIG, Checkpoint, one_line, read_object
@@ -123,7 +124,22 @@ def remote_spec(name: str, checkpoint: Checkpoint, tokenizer: DllmTokenizer) -> 
         num_tokens=tokenizer.num_tokens if tokenizer.num_tokens < rows else None,
         end_of_turn_id=tokenizer.end_of_turn_id,
         num_positions=next((value for value in positions if isinstance(value, int)), None),
+        backbone=_backbone_shape(checkpoint),
     )
+
+
+def _backbone_shape(checkpoint: Checkpoint) -> BackboneShape | None:
+    """What a config says of the blocks in transformers' own words; None where it says less, or blocks that no policy can have."""
+    keys = ("hidden_size", "num_attention_heads", "intermediate_size")
+    values = [value for key in keys if type(value := checkpoint.config.get(key)) is int and value > 0]
+    if len(values) < len(keys):
+        return None
+    try:
+        shape = BackboneShape(*values)
+        shape.validate("backbone")
+    except ValueError:
+        return None
+    return shape
 
 
 def load_remote_model(

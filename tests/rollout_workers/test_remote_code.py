@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import dynamic_module_utils
 
+from policy.config import BackboneShape
 from policy.factory import make_heuristic
 from rollout_workers.engine import Engine
 from rollout_workers.models import remote_code
@@ -93,6 +94,24 @@ def test_no_more_rows_are_computed_at_once_than_their_logits_allow(
     monkeypatch.setattr(remote_code, "FORWARD_BYTES", 2 * 4 * 12 * model.spec.vocabulary_size)
     predict(model, token_temperature=1.0, token_uniforms_N=torch.linspace(0, 1, 15))
     assert sizes == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("said", "shape"),
+    [
+        ({}, None),
+        ({"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32}, BackboneShape(16, 4, 32)),
+        ({"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": "32"}, None),
+        ({"hidden_size": 18, "num_attention_heads": 4, "intermediate_size": 32}, None),
+    ],
+)
+def test_policies_over_hidden_states_learn_the_shape_of_the_blocks_from_the_config(
+    tmp_path: Path, said: dict[str, object], shape: BackboneShape | None
+) -> None:
+    write_toy(tmp_path, returns="hidden")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    assert check_model(str(tmp_path), REMOTE).backbone == shape
 
 
 def test_hidden_states_come_from_a_model_that_shows_them(tmp_path: Path) -> None:

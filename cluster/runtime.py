@@ -19,6 +19,11 @@ from cluster.errors import DeadlineExceeded, UserError
 from cluster.waiting import Wait
 
 OBJECT_STORE_BYTES = 256 * 2**20
+HEAD_LIMITS = {
+    "RAY_task_events_max_num_task_in_gcs": "10000",
+    "RAY_task_events_max_dropped_task_attempts_tracked_per_job_in_gcs": "10000",
+}
+"""Of a head's memory: by default it keeps what became of the last 100,000 calls, some 3.4 KB each, and names a million more."""
 _SLICE_S = 1.0
 _HOST_AND_PORT = re.compile(r"(?:ray://)?\[?(.+?)\]?:(\d+)")
 
@@ -41,7 +46,8 @@ def start_ray(
     `num_cpus`, `dashboard` and `object_store_bytes` hold for a local one only. A process that already has Ray keeps
     it. Raises UserError when the cluster cannot be joined, or not reached within `join_deadline_s`.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in ({"RAY_USAGE_STATS_ENABLED": "0"} | HEAD_LIMITS).items():
+        os.environ.setdefault(name, value)
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS") or "local"

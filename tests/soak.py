@@ -33,6 +33,7 @@ from rich.table import Table
 
 from cluster.errors import ExitCode
 from cluster.logs import wide_console
+from cluster.runtime import HEAD_LIMITS
 from tests.fakes.processes import processes_with
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,7 +117,7 @@ def watch(
             reply = get_memory_info_reply(cluster.global_state)
             sizes[OBJECT_STORE] = reply.store_stats.object_store_bytes_used
             for name, size in sizes.items():
-                if size:
+                if size or name == OBJECT_STORE:
                     each = found.setdefault(name, Watched(name))
                     each.seconds.append(now)
                     each.sizes.append(size)
@@ -133,7 +134,7 @@ def _pids(mark: str) -> list[int]:
 def soak(folder: Path, *, seconds: float, every_s: float) -> tuple[list[Watched], int]:
     """What was seen of every process that was there throughout, and the number of updates."""
     mark = uuid.uuid4().hex
-    os.environ[MARK] = mark
+    os.environ |= HEAD_LIMITS | {MARK: mark}
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 8, "object_store_memory": STORE_BYTES, "include_dashboard": False},

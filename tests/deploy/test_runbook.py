@@ -41,7 +41,7 @@ def test_a_failure_has_its_parts(failure):
     ]
     _, _, reproduce = FAILURES[failure].partition("**Reproduce**: ")
     tests = re.findall(r"(tests/[\w/]+\.py)::([\w:]+)", reproduce)
-    assert tests or re.match(r"`python -m (learner|evaluation)\.", reproduce)
+    assert tests or re.match(r"`python -m (learner|evaluation|tests)\.", reproduce)
     for file, name in tests:
         assert name in names(ROOT / file), f"{file}::{name}"
 

@@ -20,8 +20,8 @@ from cluster.waiting import Wait
 
 OBJECT_STORE_BYTES = 256 * 2**20
 HEAD_LIMITS = {
-    "RAY_task_events_max_num_task_in_gcs": "10000",
-    "RAY_task_events_max_dropped_task_attempts_tracked_per_job_in_gcs": "10000",
+    "RAY_task_events_max_num_task_in_gcs": "2000",
+    "RAY_task_events_max_dropped_task_attempts_tracked_per_job_in_gcs": "2000",
 }
 """Of a head's memory: by default it keeps what became of the last 100,000 calls, some 3.4 KB each, and names a million more."""
 _SLICE_S = 1.0

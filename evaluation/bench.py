@@ -58,17 +58,29 @@ def _parse_unmasker(text: str, device: str) -> Unmasker:
         raise UserError(f"--unmasker {text!r}: {error}") from error
 
 
-def _rollouts(options: argparse.Namespace, console: Console) -> None:
+def _load(
+    options: argparse.Namespace, console: Console
+) -> tuple[FrozenDLLM, Callable[[int], list[Row]], list[int], str]:
+    """(model, rows by block length, block lengths, what is decoded) of `rollouts` and `overhead`."""
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     with console.status("loading"):
         model, make_rows, canvas_length = _of_task(options) if options.shape is None else _of_shape(options)
+    blocks = options.block_lengths or [canvas_length // 3 if options.shape is None else 32, canvas_length]
+    groups = f" in groups of {options.samples}" if options.samples > 1 else ""
+    what = (
+        f"{options.task}{groups}" if options.shape is None else f"random prompts on {options.shape} in {options.dtype}"
+    )
+    return model, make_rows, blocks, what
+
+
+def _rollouts(options: argparse.Namespace, console: Console) -> None:
+    model, make_rows, blocks, what = _load(options, console)
     baseline: FrozenDLLM = model
     if options.baseline == "public":
         if not isinstance(model, BackboneDLLM):
             raise UserError(f"--baseline is 'public'; {options.model} runs its own code; allowed: adapter")
         baseline = PublicReduction(model)
-    blocks = options.block_lengths or [canvas_length // 3 if options.shape is None else 32, canvas_length]
     figures, names = [], []
     with console.status("benchmarking"):
         peak = measure_matmul_peak(model.device, DTYPES[options.dtype] if options.shape else torch.float32)
@@ -89,10 +101,6 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
                             peak_flops=peak,
                         )
                     )
-    groups = f" in groups of {options.samples}" if options.samples > 1 else ""
-    what = (
-        f"{options.task}{groups}" if options.shape is None else f"random prompts on {options.shape} in {options.dtype}"
-    )
     title = (
         f"{options.rows} rows of {what}, unmasker {', '.join(dict.fromkeys(names))}, medians of {options.repeats} turns\n"
         f"matmul peak {peak / 1e12:.3g} TFLOP/s on {environment_record()['device']}"
@@ -104,11 +112,7 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
 
 
 def _overhead(options: argparse.Namespace, console: Console) -> None:
-    keep_freed_memory()
-    torch.set_num_threads(options.threads)
-    with console.status("loading"):
-        model, make_rows, canvas_length = _of_task(options) if options.shape is None else _of_shape(options)
-    blocks = options.block_lengths or [canvas_length // 3 if options.shape is None else 32, canvas_length]
+    model, make_rows, blocks, what = _load(options, console)
     unmasker = _parse_unmasker(options.unmasker, options.device)
     with console.status("benchmarking"):
         figures = [
@@ -118,7 +122,6 @@ def _overhead(options: argparse.Namespace, console: Console) -> None:
             for block in blocks
             for batch_size in options.batch_sizes
         ]
-    what = options.task if options.shape is None else f"random prompts on {options.shape} in {options.dtype}"
     title = (
         f"{options.rows} rows of {what}, unmasker {options.unmasker}, medians of {options.repeats} turns; "
         f"shares are of the bare forward passes"

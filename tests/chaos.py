@@ -100,10 +100,10 @@ class Machines:
 class Driver:
     """The command of a run, started as often as it takes."""
 
-    def __init__(self, path: Path, address: str, num_steps: int) -> None:
+    def __init__(self, path: Path, address: str, num_steps: int, settings: Sequence[str] = SETTINGS) -> None:
         self.path = path
         self._command = [
-            sys.executable, "-m", "learner.main", "tiny", *SETTINGS,
+            sys.executable, "-m", "learner.main", "tiny", *settings,
             f"learner.num_steps={num_steps}", f"run_dir={path}", f"ray_address={address}",
         ]  # fmt: skip
         self.num_starts = 0

@@ -34,9 +34,9 @@ from rich.table import Table
 from cluster.errors import ExitCode
 from cluster.logs import wide_console
 from cluster.runtime import HEAD_LIMITS
+from tests.chaos import Driver
 from tests.fakes.processes import processes_with
 
-ROOT = Path(__file__).resolve().parent.parent
 MARK = "DLLM_SOAK"
 OBJECT_STORE = "object store"
 STORE_BYTES = 256 * 2**20
@@ -46,9 +46,11 @@ WARM_UP = 0.4
 """Share of the time that comes before the line begins: pools fill, Ray starts spare workers and lets them go."""
 START_DEADLINE_S = 300.0
 STOP_DEADLINE_S = 120.0
+ENDLESS = 1_000_000
+"""Updates, of which a soak sees a few thousand."""
 
 SETTINGS = (
-    "learner.num_ranks=2", "learner.num_steps=1000000", "learner.prompts_per_step=8", "rollout.num_workers=2",
+    "learner.num_ranks=2", "learner.prompts_per_step=8", "rollout.num_workers=2",
     "rollout.num_graders=1", "rollout.lease_groups=2", "checkpoint.every=5", "checkpoint.validation_examples=32",
     "trajectories.archive=true", "trajectories.every=10", "learner.schedule=constant",
 )  # fmt: skip
@@ -95,11 +97,9 @@ def name_of(pid: int) -> str:
         return "gone"
     if words[0].startswith("ray::"):
         return words[0]
-    return (
-        next((Path(word).name for word in words[1:] if word.endswith(".py")), Path(words[0]).name)
-        if ("-m" not in words)
-        else words[words.index("-m") + 1]
-    )
+    if "-m" in words:
+        return words[words.index("-m") + 1]
+    return next((Path(word).name for word in words[1:] if word.endswith(".py")), Path(words[0]).name)
 
 
 def watch(
@@ -139,38 +139,26 @@ def soak(folder: Path, *, seconds: float, every_s: float) -> tuple[list[Watched]
         initialize_head=True,
         head_node_args={"num_cpus": 8, "object_store_memory": STORE_BYTES, "include_dashboard": False},
     )
-    run = folder / "run"
-    command = [
-        sys.executable, "-m", "learner.main", "tiny", *SETTINGS, f"run_dir={run}", f"ray_address={cluster.address}",
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "run.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
+    driver = Driver(folder / "run", cluster.address, ENDLESS, SETTINGS)
     try:
-        _wait_for_updates(run, process)
-        watched = watch(cluster, process, mark, seconds=seconds, every_s=every_s)
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(STOP_DEADLINE_S)
+        driver.start()
+        _wait_for_updates(driver)
+        watched = watch(cluster, driver.running, mark, seconds=seconds, every_s=every_s)
+        driver.running.send_signal(signal.SIGTERM)
+        code = driver.running.wait(STOP_DEADLINE_S)
         if code != ExitCode.RESUMABLE:
             raise SoakFailed(f"the run was stopped and ended with code {code}, not {int(ExitCode.RESUMABLE)}")
     finally:
-        process.kill()
-        process.wait()
+        driver.end()
         cluster.shutdown()
-    return watched, _num_updates(run)
+    return watched, driver.num_lines
 
 
-def _num_updates(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return len(path.read_bytes().splitlines()) if path.exists() else 0
-
-
-def _wait_for_updates(run: Path, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_updates(driver: Driver) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
-    while _num_updates(run) < 3:
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SoakFailed(f"the run does not begin; see {run.parent / 'run.log'}")
+    while driver.num_lines < 3:
+        if driver.running.poll() is not None or time.monotonic() > deadline:
+            raise SoakFailed(f"the run does not begin; see {driver.path}.log")
         time.sleep(0.5)
 
 

@@ -12,10 +12,7 @@ from cluster.runtime import check_total
 from cluster.weight_store import WeightPublisher, WeightRecord, start_weight_store
 from evaluation.config import PipelineConfig
 from evaluation.sources import Policy
-from rollout_workers.grader_actor import GraderSpec, start_grader
-from rollout_workers.pool import RolloutPool
-from rollout_workers.rollout import DecodeSettings
-from rollout_workers.worker import WorkerSpec, start_worker
+from rollout_workers.start import make_pool
 
 STORE_DEADLINE_S = 60.0
 _FINGERPRINT = "evaluation"
@@ -38,38 +35,27 @@ class EvaluationActors:
         check_total("a rollout actor", needed)
         with ExitStack() as stack:
             keep = max(1, len(policies))
-            self._store = start_weight_store(keep=keep)
-            self._publisher = WeightPublisher(self._store, keep=keep, timeout_s=STORE_DEADLINE_S)
-            stack.callback(ray.kill, self._store.actor)
+            store = start_weight_store(keep=keep)
+            publisher = WeightPublisher(store, keep=keep, timeout_s=STORE_DEADLINE_S)
+            stack.callback(ray.kill, store.actor)
             # The store wants versions to increase.
             for policy in sorted(policies, key=lambda policy: policy.version):
-                self._publisher.publish(WeightRecord.make(policy.version, policy.data, _FINGERPRINT))
-            self.pool = self._start_pool(config, canvas_length)
+                publisher.publish(WeightRecord.make(policy.version, policy.data, _FINGERPRINT))
+            self.pool = make_pool(
+                models=config.model_configs,
+                tasks=config.task_configs,
+                decode=config.decode,
+                reward=config.reward,
+                rollout=rollout,
+                canvas_length=canvas_length,
+                fingerprint=_FINGERPRINT,
+                store=store,
+                publisher=publisher,
+                gives_up_errors=True,
+            )
             stack.callback(self.pool.close)
             self.pool.start()
             self._stack = stack.pop_all()
-
-    def _start_pool(self, config: PipelineConfig, canvas_length: int) -> RolloutPool:
-        rollout = config.rollout
-        spec = WorkerSpec(
-            models=config.model_configs,
-            settings=DecodeSettings.of(config.decode, canvas_length),
-            reward=config.reward,
-            tasks=config.task_configs,
-            torch_threads=rollout.torch_threads,
-            fingerprint=_FINGERPRINT,
-            weights_deadline_s=rollout.weights_deadline_s,
-            grades=rollout.num_graders == 0,
-        )
-        grading = GraderSpec(config.reward, config.task_configs, canvas_length)
-        return RolloutPool(
-            rollout,
-            start_worker=lambda models: start_worker(spec.hosting(models), self._store, rollout),
-            models=list(config.model_configs),
-            start_grader=(lambda: start_grader(grading, rollout)) if rollout.num_graders else None,
-            on_idle=self._publisher.heal,
-            gives_up_errors=True,
-        )
 
     def close(self) -> None:
         """Ends every actor."""

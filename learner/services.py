@@ -16,10 +16,8 @@ from learner.actor import RankSpec
 from learner.config import RunConfig
 from learner.group import LearnerGroup
 from policy.weights import fingerprint
-from rollout_workers.grader_actor import GraderSpec, start_grader
-from rollout_workers.pool import RolloutPool, grader_settings, worker_settings
-from rollout_workers.rollout import DecodeSettings
-from rollout_workers.worker import WorkerSpec, start_worker
+from rollout_workers.pool import grader_settings, worker_settings
+from rollout_workers.start import make_pool
 
 STORE_DEADLINE_S = 60.0
 _KEPT_VERSIONS = 4
@@ -65,7 +63,18 @@ class Services:
             self.store = start_weight_store(keep=keep)
             self._publisher = WeightPublisher(self.store, keep=keep, timeout_s=STORE_DEADLINE_S)
             stack.callback(ray.kill, self.store.actor)
-            self.pool = self._start_pool(config, canvas_length)
+            self.pool = make_pool(
+                models=config.model_configs,
+                tasks=config.task_configs,
+                decode=config.decode,
+                reward=config.reward,
+                rollout=config.rollout,
+                canvas_length=canvas_length,
+                fingerprint=self._fingerprint,
+                store=self.store,
+                publisher=self._publisher,
+                tick=self._tick,
+            )
             stack.callback(self.pool.close)
             # The rollout actors load while the learner does.
             self.pool.turn(0.0)
@@ -85,28 +94,6 @@ class Services:
     def publish(self, version: int, weights: bytes) -> None:
         """Makes a policy file available to the rollout actors as `version`."""
         self._publisher.publish(WeightRecord.make(version, weights, self._fingerprint))
-
-    def _start_pool(self, config: RunConfig, canvas_length: int) -> RolloutPool:
-        rollout = config.rollout
-        spec = WorkerSpec(
-            models=config.model_configs,
-            settings=DecodeSettings.of(config.decode, canvas_length),
-            reward=config.reward,
-            tasks=config.task_configs,
-            torch_threads=rollout.torch_threads,
-            fingerprint=self._fingerprint,
-            weights_deadline_s=rollout.weights_deadline_s,
-            grades=rollout.num_graders == 0,
-        )
-        grading = GraderSpec(config.reward, config.task_configs, canvas_length)
-        return RolloutPool(
-            rollout,
-            start_worker=lambda models: start_worker(spec.hosting(models), self.store, rollout),
-            models=list(config.model_configs),
-            start_grader=(lambda: start_grader(grading, rollout)) if rollout.num_graders else None,
-            tick=self._tick,
-            on_idle=self._publisher.heal,
-        )
 
     def _tick(self) -> None:
         if self._should_stop():

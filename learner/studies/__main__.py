@@ -2,15 +2,18 @@
 
     python -m learner.studies NAME [--quick] [--seeds 0 1 2] [--out DIR] [--write-docs docs/studies.md]
 
-What is finished stays finished: the same command again goes on where it stopped. Ctrl-C leaves a checkpoint of the run at hand.
+What is finished stays finished: the same command again goes on where it stopped. Ctrl-C and SIGTERM leave a checkpoint of the run at
+hand.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -50,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = study_runs(arms, preset=study.preset, settings=settings, seeds=seeds, out=out)
         # Every configuration is sound before the first hour is spent.
         num_updates = {run.path: resolve(list(run.settings)).learner.num_updates for run in runs}
-        _run_all(runs, TimeLeft(runs, num_updates))
+        with _interrupted_by_signals():
+            _run_all(runs, TimeLeft(runs, num_updates))
         given = [*(["--quick"] if options.quick else []), *_seeds_given(options.seeds)]
         _report(
             study,
@@ -69,6 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("\nstopped; the same command goes on\n")
         return ExitCode.RESUMABLE
     return ExitCode.FINISHED
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Either signal interrupts, also where a shell started the command in the background and had it ignore SIGINT."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _possible_arms(study: Study, *, quick: bool) -> list[StudyArm]:

@@ -47,6 +47,13 @@ class Study:
     gaps: tuple[Gap, ...] = ()
 
 
+_SIZE = (
+    "learner.num_steps=32",
+    "learner.prompts_per_step=16",
+    "checkpoint.every=16",
+    "checkpoint.validation_examples=128",
+)
+"""Two minutes of training on 2 cores, and a policy near that of the preset."""
 _NO_HEURISTICS = "evaluation.heuristics={}"
 _AS_TRAINED = "evaluation.policy_temperatures=[]"
 _QUICK = (
@@ -62,7 +69,7 @@ _SWEEP = "evaluation.heuristics={random: [8, 16], low_confidence: [4, 8, 16], th
 _ABLATIONS = Study(
     name="ablations",
     question="What does each choice of the published policy and reward contribute? (arXiv 2512.09106, ablations)",
-    settings=(_NO_HEURISTICS, "learner.num_steps=40"),
+    settings=(*_SIZE, _NO_HEURISTICS, _AS_TRAINED),
     quick=_QUICK,
     arms=(
         StudyArm("base", sweep=(_SWEEP,)),
@@ -91,7 +98,7 @@ def _without_training(name: str, *settings: str) -> StudyArm:
 _ALPHA = Study(
     name="alpha",
     question="Does the speed exponent trace a frontier, and do test-time beta and temperature trace it from one policy?",
-    settings=("learner.num_steps=40", _NO_HEURISTICS, _AS_TRAINED),
+    settings=(*_SIZE, _NO_HEURISTICS, _AS_TRAINED),
     quick=_QUICK,
     arms=(
         *(
@@ -110,7 +117,7 @@ _EXPERT = ("learner.steering.parameters=[0.9]", "learner.steering.block_length=1
 _STEERING = Study(
     name="steering",
     question="Does an expert in every group help full diffusion at low alpha, and which cure of its vanishing gradient does?",
-    settings=("reward.alpha=0.3", "learner.num_steps=40", _NO_HEURISTICS),
+    settings=(*_SIZE, "reward.alpha=0.3", _NO_HEURISTICS, _AS_TRAINED),
     quick=_QUICK,
     alpha=0.3,
     arms=(
@@ -135,7 +142,6 @@ _UPO_POLICY = (
     "reward.terms={dense: 1, correctness: 0}",
     "evaluation.block_lengths=[]",
     "learner.num_iterations=4",
-    "learner.num_steps=40",
     "evaluation.seeds=[0, 1, 2, 3, 4, 5, 6, 7]",
     _AS_TRAINED,
 )
@@ -164,7 +170,7 @@ _UPO = Study(
     name="upo",
     question="The three realisations of arXiv 2510.05725 on 4x4 Sudoku, one token per pass, against hand-made orders; each policy "
     "drawn as in training, and greedily.",
-    settings=(*_UPO_POLICY, _NO_HEURISTICS),
+    settings=(*_SIZE, *_UPO_POLICY, _NO_HEURISTICS),
     quick=_QUICK,
     alpha=0.0,
     arms=(
@@ -200,7 +206,7 @@ _TRANSFER = Study(
     name="transfer",
     question="What does a policy lose on another dLLM, on twice the canvas and on another task, and what does one run on a mixture "
     "of dLLMs and tasks get back? All policies have the same number of updates.",
-    settings=("learner.num_steps=40", _NO_HEURISTICS, _AS_TRAINED),
+    settings=(*_SIZE, _NO_HEURISTICS, _AS_TRAINED),
     quick=_QUICK,
     arms=(
         StudyArm("arithmetic", sweep=(_SWEEP,), on=ARITHMETIC),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -110,6 +113,36 @@ def test_a_run_that_fails_is_named_with_the_last_line_of_its_log(tmp_path: Path)
     ):
         execute(run)
     assert run.seconds > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_either_signal_interrupts_the_run_at_hand_and_says_how_to_go_on(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, signals, stopped = [sys.executable, "-c", "import time; time.sleep(60)"], [number], []
+
+    class Waiting(subprocess.Popen[bytes]):
+        def poll(self) -> int | None:
+            """Asked for the first time, the study waits for the run."""
+            if signals:
+                os.kill(os.getpid(), signals.pop())
+            return super().poll()
+
+        def wait(self, timeout: float | None = None) -> int:
+            stopped.append(super().wait(timeout))
+            return stopped[-1]
+
+    monkeypatch.setattr(StudyRun, "command", lambda run: command)
+    monkeypatch.setattr("learner.studies.arms.subprocess.Popen", Waiting)
+    # As a shell leaves it for what it starts in the background.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert main(["alpha", "--out", str(tmp_path)]) == ExitCode.RESUMABLE
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped == [-signal.SIGTERM]
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_a_study_without_its_dllm_names_the_command_that_makes_it(

@@ -52,6 +52,7 @@ _SIZE = (
     "learner.prompts_per_step=16",
     "checkpoint.every=16",
     "checkpoint.validation_examples=128",
+    "evaluation.block_lengths=[16, 48]",
 )
 """Two minutes of training on 2 cores, and a policy near that of the preset."""
 _NO_HEURISTICS = "evaluation.heuristics={}"

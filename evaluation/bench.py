@@ -36,6 +36,7 @@ from rollout_workers.config import check_block_length
 from rollout_workers.grader import grade_all
 from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import FrozenDLLM, ModelError
+from rollout_workers.models.compiled import compiled
 from rollout_workers.models.load import DTYPES, load_model, load_tokenizer
 from rollout_workers.rollout import pose_each
 from rollout_workers.sequence import Sequence as Row
@@ -74,9 +75,19 @@ def _load(
     return model, make_rows, blocks, what
 
 
+def _fast(model: FrozenDLLM, options: argparse.Namespace, console: Console) -> FrozenDLLM:
+    """The model that the engine runs on; the baseline's stays as it is."""
+    if not options.compile:
+        return model
+    if not isinstance(model, BackboneDLLM):
+        raise UserError(f"--compile is given; {options.model} runs its own code; allowed: without")
+    with console.status("compiling"):
+        return compiled(model)
+
+
 def _rollouts(options: argparse.Namespace, console: Console) -> None:
     model, make_rows, blocks, what = _load(options, console)
-    baseline: FrozenDLLM = model
+    baseline, fast = model, _fast(model, options, console)
     if options.baseline == "public":
         if not isinstance(model, BackboneDLLM):
             raise UserError(f"--baseline is 'public'; {options.model} runs its own code; allowed: adapter")
@@ -91,7 +102,7 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
                     names.append(unmasker_name)
                     figures.append(
                         bench_rollouts(
-                            model,
+                            fast,
                             unmasker,
                             make_rows,
                             block_length=block,
@@ -102,7 +113,8 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
                         )
                     )
     title = (
-        f"{options.rows} rows of {what}, unmasker {', '.join(dict.fromkeys(names))}, medians of {options.repeats} turns\n"
+        f"{options.rows} rows of {what}, unmasker {', '.join(dict.fromkeys(names))}, medians of {options.repeats} turns"
+        f"{', our blocks compiled' if options.compile else ''}\n"
         f"matmul peak {peak / 1e12:.3g} TFLOP/s on {environment_record()['device']}"
     )
     for table in rollouts_tables(figures, title):
@@ -113,6 +125,7 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
 
 def _overhead(options: argparse.Namespace, console: Console) -> None:
     model, make_rows, blocks, what = _load(options, console)
+    model = _fast(model, options, console)
     unmasker = _parse_unmasker(options.unmasker, options.device)
     with console.status("benchmarking"):
         figures = [
@@ -277,6 +290,9 @@ def _parser() -> argparse.ArgumentParser:
         bench.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
         bench.add_argument("--block-lengths", type=int, nargs="+", default=None)
         bench.add_argument("--repeats", type=int, default=3)
+        bench.add_argument(
+            "--compile", action="store_true", help="compile our blocks (model.compile), not the baseline's"
+        )
     rollouts.add_argument("--target-nfe", type=float, nargs="+", default=[], help="thresholds for so many passes a row")
     rollouts.add_argument(
         "--baseline",

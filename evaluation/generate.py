@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float64"), default="float32")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model's blocks first; worth it for many prompts"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per prompt")
     parser.add_argument("--delay", type=float, default=0.1, help="seconds between passes on a terminal")
     return parser
@@ -115,7 +118,7 @@ def _run(options: argparse.Namespace) -> None:
         seed=options.seed,
         dtype=options.dtype,
         device=options.device,
-        options=LoadOptions(options.revision, options.remote_code),
+        options=LoadOptions(options.revision, options.remote_code, compile=options.compile),
     )
     show = sys.stdout.isatty() and not options.json
     for answer in _decode(decoder, options.prompts or default_prompts(), show=show, delay_s=options.delay):

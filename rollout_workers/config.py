@@ -26,11 +26,19 @@ class ModelConfig:
     logit_shift: bool = setting(False, help="with remote_code: the logits of a position stand one to its left")
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     device: str = setting("cpu", help="torch device of each rollout actor")
+    compile: bool = setting(
+        False, help="torch.compile the blocks when the model is loaded; predictions change by rounding"
+    )
+
+    def validate(self, where: str) -> None:
+        """Only transformers' own blocks are compiled."""
+        if self.compile and self.remote_code:
+            raise UserError(f"config key '{where}.compile' is true; allowed: false with {where}.remote_code")
 
     @property
     def options(self) -> LoadOptions:
         """What loading is told besides name, dtype and device."""
-        return LoadOptions(self.revision, self.remote_code, self.mask_token_id, self.logit_shift)
+        return LoadOptions(self.revision, self.remote_code, self.mask_token_id, self.logit_shift, self.compile)
 
 
 @dataclass(frozen=True)
@@ -113,12 +121,17 @@ class DecodeConfig:
             raise UserError(f"{what} is '{scope}'; allowed with decode.cache={self.cache}: {', '.join(seen)}")
 
     def check_models(self, models: Mapping[str, ModelConfig], prefix: str = "") -> None:
-        """Refuses to keep keys and values of models that have no place for them."""
+        """Refuses to keep keys and values of models that have no place for them, or whose compiled programs have none."""
         for model in models.values():
             if self.cache != "none" and model.remote_code:
                 raise UserError(
                     f"config key '{prefix}decode.cache' is {self.cache!r}; "
                     f"allowed: 'none' with the own code of model '{model.name}'"
+                )
+            if self.cache != "none" and model.compile:
+                raise UserError(
+                    f"config key '{prefix}decode.cache' is {self.cache!r}; "
+                    f"allowed: 'none' where model '{model.name}' is compiled"
                 )
 
 

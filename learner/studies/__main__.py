@@ -2,8 +2,8 @@
 
     python -m learner.studies NAME [--quick] [--seeds 0 1 2] [--out DIR] [--write-docs docs/studies.md]
 
-What is finished stays finished: the same command again goes on where it stopped. Ctrl-C and SIGTERM leave a checkpoint of the run at
-hand.
+What is finished stays finished: the same command again goes on where it stopped. Ctrl-C and SIGTERM leave a checkpoint of the run
+at hand.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from policy.config import BackboneShape
 from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import FrozenDLLM, ModelError, ModelSpec
 from rollout_workers.models.checkpoint import CONFIG, Checkpoint, one_line
+from rollout_workers.models.compiled import compiled
 from rollout_workers.models.dream import DREAM
 from rollout_workers.models.family import Family
 from rollout_workers.models.hub import model_folder
@@ -80,17 +81,21 @@ def load_model(
     if opened.family is None:
         model = _load_remote(opened, options, dtype, device)
     else:
-        model = _load_family(opened, opened.family, dtype, device)
+        model = _load_family(opened, opened.family, options, dtype, device)
     if opened.checkpoint.num_bytes >= PROGRESS_BYTES:
         seconds, size = time.perf_counter() - started, opened.checkpoint.num_bytes / 2**30
         logger.info("loaded %s: %.1f GiB to %s in %s, %.0f s", name, size, device, dtype, seconds)
     return model
 
 
-def _load_family(opened: _Opened, family: Family, dtype: str, device: str) -> FrozenDLLM:
+def _load_family(opened: _Opened, family: Family, options: LoadOptions, dtype: str, device: str) -> FrozenDLLM:
     with _config_errors(opened.checkpoint):
         backbone = load_backbone(opened.checkpoint, family, DTYPES[dtype], device, title=opened.spec.name)
     model = BackboneDLLM(backbone, opened.spec, is_shifted=family.is_shifted)
+    if options.compile:
+        started = time.perf_counter()
+        model = compiled(model)
+        logger.info("compiled the blocks of %s in %.0f s", opened.spec.name, time.perf_counter() - started)
     _check_loaded(model, opened.tokenizer, SELF_CHECK_TOLERANCE[dtype])
     return model
 

@@ -17,6 +17,8 @@ class LoadOptions:
     """For checkpoints that do not say it; one that does must agree."""
     logit_shift: bool = False
     """`remote_code` only: the logits of a position stand one to its left."""
+    compile: bool = False
+    """Fuse the operations of all blocks but the last (`rollout_workers.models.compiled`)."""
 
 
 NO_OPTIONS = LoadOptions()

@@ -164,7 +164,11 @@ class PaddedLearner:
         kept_R, canvas_length = advantages.kept_R, batch.steps.flags_NL.shape[1]
         weight_N = np.zeros(len(batch.steps), np.float32)
         weight_N[np.repeat(kept_R, nfe_R)] = step_weights(
-            nfe_R[kept_R], R, normaliser=config.normaliser, canvas_length=canvas_length
+            nfe_R[kept_R],
+            R,
+            normaliser=config.normaliser,
+            num_all_steps=int(nfe_R.sum()),
+            canvas_length=canvas_length,
         )
         self._weight_RT = torch.from_numpy(np.where(padded.is_real_RT, weight_N[padded.index_RT], 0).astype(np.float32))
 

@@ -147,7 +147,7 @@ class TrainingLoop:
         """The state after the last update whose metrics are written."""
         self._checksums: dict[int, str] = {}
         """Of the weights by version, as they were published."""
-        self._watch = Watch(config.learner.watch, canvas_length=canvas_length)
+        self._watch = Watch(config.learner.watch, canvas_length=canvas_length, block_length=block_length)
         self._overlap = Overlap()
 
     def resume(self, name: str, files: dict[str, bytes]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from cluster.metrics import Mean, Metric
 from learner.batching import UpdateBatch
 from learner.config import LearnerConfig, RegulariserConfig
-from learner.losses.grpo import SurrogateTerms, clipped_surrogate
+from learner.losses.grpo import MAX_LOG_RATIO, SurrogateTerms, clipped_surrogate
 from learner.losses.reference import bernoulli_kl, categorical_kl, cross_entropy, reference_log_prob
 from learner.losses.trajectory import output_kl, output_surrogate, trajectory_sums
 from policy.distributions import Bernoulli, SetDistribution
@@ -183,10 +183,11 @@ class GrpoObjective:
             surrogate_weight_N = weight_N
             if self._is_decoupled:
                 anchor_N = self._anchor(scored, span)
-                stale_N = (anchor_N - old_N).exp()
+                stale_N = (anchor_N - old_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
                 tally.max_stale_gap = max(
                     tally.max_stale_gap, float((stale_N - 1).abs().amax()) if len(stale_N) else 0.0
                 )
+                tally.add(stale_kl=float((stale_N - 1 - (anchor_N - old_N)).sum()))
                 old_N, surrogate_weight_N = anchor_N, weight_N * stale_N.clamp(max=config.stale_weight_cap)
             terms = clipped_surrogate(
                 scored.log_prob_N,
@@ -197,6 +198,8 @@ class GrpoObjective:
                 clip_high=config.clip_high,
             )
             tally.add_surrogate(terms)
+            if config.max_weight_lag and not self._is_decoupled:
+                tally.add(stale_kl=terms.sum_kl)
             parts.append(terms.loss)
         if self._coefficient_N is not None:
             parts.append((self._coefficient_N[span] * scored.log_prob_N).sum())

@@ -24,7 +24,6 @@ from learner.config import LearnerConfig
 from learner.objective import GrpoObjective, ImitationObjective, Objective, Regulariser, Tally
 from learner.ranks import OneRank, Ranks
 from learner.update_plan import UpdatePlan, UpdateRows, make_update_plan
-from policy.behaviour import Behaviour
 from policy.config import PolicyConfig
 from policy.factory import make_network
 from policy.learned import ScoredSteps, make_distribution, score_steps
@@ -53,7 +52,7 @@ class Trainer:
         self.ranks: Ranks = ranks or OneRank()
         self.network = make_network(policy, seed=seed).to(config.device).train()
         self.distribution = make_distribution(policy)
-        self._behaviour = Behaviour(config.steering.mode, config.policy_share)
+        self._behaviour = config.behaviour
         self._regulariser = None
         if config.uses_reference:
             self._regulariser = Regulariser(config.regulariser, self.distribution, vocabulary_size=vocabulary_size)
@@ -137,20 +136,23 @@ class Trainer:
         num_steps = batch.num_steps
         num_empty = int((~batch.steps.committed_NL.any(1)).sum()) if batch.steps is not None else 0
         metrics: dict[str, Metric] = {"learned_steps": Count(num_steps), "empty_share": Mean(num_empty, num_steps)}
+        norms: list[float] = []
         for iteration in range(self.config.num_iterations if batch.num_update_steps else 0):
             tally = Tally()
-            grad_norm = self._optimizer_step(batch, objective, tally)
+            norms.append(self._optimizer_step(batch, objective, tally))
             if iteration == 0:
                 metrics |= tally.means(num_steps, without=_OF_LATER_ITERATIONS)
                 # Of weights that did not decide, the ratio is not 1 even without an error.
                 gap = "stale_ratio_gap" if self.config.max_weight_lag else "first_ratio_gap"
                 metrics |= {
                     gap: Maximum(max(tally.max_ratio_gap, tally.max_stale_gap)),
-                    "grad_norm": Gauge(grad_norm),
                     "loss": Count(tally.loss),
                 }
             else:
                 metrics |= tally.means(num_steps, only=_OF_LATER_ITERATIONS)
+        if norms:
+            # Of the first iteration; where a later one lost the weights, its own.
+            metrics["grad_norm"] = Gauge(next((norm for norm in norms if not math.isfinite(norm)), norms[0]))
         return metrics | {"learning_rate": Gauge(self._learning_rate())}
 
     def _optimizer_step(self, batch: UpdateBatch, objective: Objective, tally: Tally) -> float:

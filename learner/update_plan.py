@@ -113,7 +113,13 @@ def make_update_plan(
         np.concatenate([[0], np.cumsum(num_steps_K)]).astype(np.int64),
         advantages.advantage_R[kept].astype(np.float32),
         rows.expert_R[kept],
-        step_weights(num_steps_K, num_rows, normaliser=normaliser, canvas_length=rows.canvas_length),
+        step_weights(
+            num_steps_K,
+            num_rows,
+            normaliser=normaliser,
+            num_all_steps=int(rows.num_steps_R.sum()),
+            canvas_length=rows.canvas_length,
+        ),
         advantages,
         num_rows,
     )

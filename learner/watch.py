@@ -17,6 +17,8 @@ from cluster.config import setting
 
 _Record = Mapping[str, float]
 
+_ALMOST_ONE_PASS = 1.25
+"""Passes per block of a policy that commits nearly whole blocks at once."""
 _NORM_HISTORY = 20
 """Updates in the running median of the gradient norm; at least, for it must outlast a window of bad ones."""
 
@@ -54,7 +56,8 @@ class WatchConfig:
     )
     max_kl: float = setting(
         0.5,
-        help="ratio_drift: KL(old || new) per decision after the first iteration; healthy medians are below 0.2",
+        help="ratio_drift: KL(old || new) per decision after the first iteration, or between the weights that decided and those "
+        "that learn; healthy medians are below 0.2",
         minimum=0.0,
     )
     max_clipped_share: float = setting(
@@ -96,9 +99,11 @@ class Alarm:
 class Watch:
     """Looks at the record of each update, in order."""
 
-    def __init__(self, config: WatchConfig, canvas_length: int) -> None:
+    def __init__(self, config: WatchConfig, canvas_length: int, *, block_length: int | None = None) -> None:
+        """`block_length` is the policy's, below `canvas_length` where it decodes in blocks."""
         self._config = config
         self._canvas_length = canvas_length
+        self._num_blocks = canvas_length // (block_length or canvas_length)
         self._start_nfe: float | None = None
         self._norms: deque[float] = deque(maxlen=max(_NORM_HISTORY, 4 * config.window))
         window = config.window
@@ -109,6 +114,7 @@ class Watch:
             _Signature("zero_variance", ("zero_variance_share", "accuracy"), self._zero_variance, window),
             _Signature("ratio_drift", ("first_ratio_gap",), self._rescoring_gap),
             _Signature("ratio_drift", ("kl", "clipped_share"), self._ratio_drift, window),
+            _Signature("ratio_drift", ("stale_kl",), self._stale_drift, window),
             _Signature("entropy_collapse", ("commit_entropy", "accuracy"), self._entropy_collapse, window),
             _Signature("leftover_masks", ("step_limit_share",), self._leftover_masks, window),
             _Signature("divergence", ("grad_norm",), self._exploding_norm, window),
@@ -137,7 +143,11 @@ class Watch:
     def _reward_hacking(self, record: _Record) -> str | None:
         config, nfe, accuracy, start = self._config, record["nfe"], record["accuracy"], self._start_nfe
         assert start is not None
-        bound = max(config.hacked_nfe_of_start * start, config.hacked_nfe_of_canvas * self._canvas_length)
+        bound = max(
+            config.hacked_nfe_of_start * start,
+            config.hacked_nfe_of_canvas * self._canvas_length,
+            _ALMOST_ONE_PASS * self._num_blocks,
+        )
         if nfe > bound or accuracy > config.hacked_accuracy:
             return None
         return (
@@ -192,6 +202,15 @@ class Watch:
             f"later iterations reach a KL of {kl:.3g} per decision with {clipped:.0%} of the ratios clipped: one "
             "update moves the policy too far; lower learner.learning_rate or learner.num_iterations, or raise "
             "learner.prompts_per_step"
+        )
+
+    def _stale_drift(self, record: _Record) -> str | None:
+        kl = record["stale_kl"]
+        if kl <= self._config.max_kl:
+            return None
+        return (
+            f"the weights that decided are a KL of {kl:.3g} per decision from those that learn: rollouts are too old for the "
+            "pace of learning; lower learner.max_weight_lag, learner.learning_rate or learner.num_iterations"
         )
 
     def _entropy_collapse(self, record: _Record) -> str | None:
@@ -253,12 +272,8 @@ class _Signature:
 
 
 def _not_finite(record: _Record) -> str | None:
-    """Loss and norm are those of the first iteration; a KL that is NaN gives away the weights of a later one.
-
-    A KL may be infinite in a policy that can recover: a ratio beyond the range of its float.
-    """
-    bad = [name for name in ("loss", "grad_norm") if not math.isfinite(record.get(name, 0.0))]
-    bad += ["kl"] if math.isnan(record.get("kl", 0.0)) else []
+    """The norm is that of the first iteration, or of the first whose is not finite: that one lost the weights."""
+    bad = [name for name in ("loss", "grad_norm", "kl") if not math.isfinite(record.get(name, 0.0))]
     if not bad:
         return None
     seen = ", ".join(f"{name}={record[name]}" for name in bad)

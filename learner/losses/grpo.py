@@ -15,6 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+MAX_LOG_RATIO = 20.0
+"""log rho is cut here before the exponential: beyond, float32 overflows and 0 times infinity would take the weights along."""
+
 Normaliser = Literal["per_rollout", "per_step", "sum", "constant"]
 
 
@@ -33,21 +36,27 @@ class SurrogateTerms:
 
 
 def step_weights(
-    nfe_R: NDArray[np.int64], num_rows: int, *, normaliser: Normaliser, canvas_length: int | None = None
+    nfe_R: NDArray[np.int64],
+    num_rows: int,
+    *,
+    normaliser: Normaliser,
+    num_all_steps: int | None = None,
+    canvas_length: int | None = None,
 ) -> NDArray[np.float32]:
     """`[N]` the weight of each packed step of rows with `nfe_R` steps.
 
     `per_rollout`: 1 / (R T_r), every rollout counts the same (arXiv 2512.09106); `per_step`: 1 / sum T, every step does;
     `sum`: 1 / R (the release of UPO, arXiv 2510.05725, whose formula has `per_rollout`); `constant`: 1 / (R L) with
-    `canvas_length` L (Dr. GRPO, arXiv 2503.20783). `num_rows` is R, all rows of the update, also those that were filtered
-    out for having no advantage (they would add zero).
+    `canvas_length` L (Dr. GRPO, arXiv 2503.20783). `num_rows` is R and `num_all_steps` sum T: of all rows of the update, also of
+    those that were filtered out for having no advantage (they would add zero).
     """
     num_steps = int(nfe_R.sum())
     match normaliser:
         case "per_rollout":
             return np.repeat(1.0 / (num_rows * np.maximum(nfe_R, 1)), nfe_R).astype(np.float32)
         case "per_step":
-            return np.full(num_steps, 1.0 / max(1, num_steps), np.float32)
+            assert num_all_steps is not None, "the normaliser per step counts all steps"
+            return np.full(num_steps, 1.0 / max(1, num_all_steps), np.float32)
         case "sum":
             return np.full(num_steps, 1.0 / num_rows, np.float32)
         case "constant":
@@ -64,8 +73,8 @@ def clipped_surrogate(
     clip_low: float,
     clip_high: float,
 ) -> SurrogateTerms:
-    """The clipped surrogate loss of the given steps."""
-    log_ratio_N = log_prob_N - old_log_prob_N
+    """The clipped surrogate loss of the given steps; beyond `MAX_LOG_RATIO` a step has no gradient."""
+    log_ratio_N = (log_prob_N - old_log_prob_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio_N = log_ratio_N.exp()
     clipped_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)
     surrogate_N = torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N)

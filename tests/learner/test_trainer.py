@@ -140,6 +140,21 @@ def test_gradients_are_clipped_to_the_configured_norm() -> None:
     assert float(gradients(trainer).norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_an_iteration_that_loses_the_weights_is_told_whichever_it_is() -> None:
+    trainer = make_trainer(num_iterations=4)
+    batch = decoded(trainer.network, GROUPS, NFES)
+    assert math.isfinite(update(trainer, batch)["grad_norm"])
+    step = trainer.optimizer.step
+
+    def losing(*arguments: Any, **options: Any) -> Any:
+        if trainer.num_optimizer_steps == 4 + 2:
+            next(trainer.network.parameters()).data.fill_(math.nan)
+        return step(*arguments, **options)
+
+    trainer.optimizer.step = losing  # type: ignore[method-assign]
+    assert math.isnan(update(trainer, batch)["grad_norm"])
+
+
 def bandit(trainer: Trainer, seed: int) -> tuple[TrajectoryBatch, Any]:
     """One decision a row; it earns 1 when it leaves every position of low confidence masked."""
     batch = decoded(trainer.network, [i // 8 for i in range(64)], [1] * 64, seed=seed)

@@ -18,7 +18,8 @@ UPDATE = {
     "reward": 0.36, "accuracy": 0.75, "nfe": 25.6, "nfe_max": 34, "unparsable_share": 0.0, "grader_error_share": 0.0,
     "step_limit_share": 0.0, "near_tie_share": 0.98, "zero_variance_share": 0.03, "dropped_groups": 0,
     "learned_steps": 6558, "empty_share": 0.0, "mean_unmask_prob": 0.12, "first_ratio_gap": 6e-8,
-    "commit_entropy": 0.27, "grad_norm": 0.1, "loss": -1.4e-10, "kl": 0.2, "clipped_share": 0.05, "learning_rate": 6e-4,
+    "commit_entropy": 0.27, "grad_norm": 0.1, "loss": -1.4e-10, "kl": 0.2, "stale_kl": 0.01, "clipped_share": 0.05,
+    "learning_rate": 6e-4,
 }  # fmt: skip
 VALIDATION = {"validation_reward": 0.3, "validation_accuracy": 0.7, "validation_nfe": 25.7}
 LEARNED = ("commit_entropy", "grad_norm", "loss", "kl", "clipped_share", "first_ratio_gap")
@@ -29,7 +30,7 @@ SICK: dict[str, tuple[str, dict[str, float]]] = {
     "empty_actions": ("empty_actions", {"empty_share": 0.9}),
     "zero_variance": ("zero_variance", {"zero_variance_share": 0.9}),
     "kl": ("ratio_drift", {"kl": 2.0}),
-    "infinite kl": ("ratio_drift", {"kl": math.inf}),
+    "stale weights": ("ratio_drift", {"stale_kl": 2.0}),
     "clipping": ("ratio_drift", {"clipped_share": 0.6}),
     "entropy_collapse": ("entropy_collapse", {"commit_entropy": 0.01}),
     "leftover_masks": ("leftover_masks", {"step_limit_share": 0.3}),
@@ -120,7 +121,7 @@ def test_a_missing_metric_neither_ends_nor_lengthens_a_streak(case: str) -> None
     name, signs = SICK[case]
     bad = update(**signs)
     gaps = [without(bad, *signs), {}, VALIDATION, bad | dict.fromkeys(signs, math.nan)]
-    if case in ("exploding norm", "infinite kl", "kl"):
+    if case in ("exploding norm", "kl"):
         gaps.pop()  # there NaN is fatal
     watch = started()
     assert feed(watch, [bad] * (WINDOW - 1) + gaps * 3) == []
@@ -142,9 +143,17 @@ def test_what_is_not_finite_is_fatal_at_once(metric: str, value: float) -> None:
         assert "learner.learning_rate" in alarms[0].message
 
 
-def test_a_kl_of_nan_is_fatal_but_not_an_infinite_one() -> None:
-    assert [alarm.is_fatal for alarm in feed(started(), [update(kl=math.nan)])] == [True]
-    assert feed(started(), [update(kl=math.inf)]) == []
+@pytest.mark.parametrize("kl", [math.nan, math.inf])
+def test_a_kl_that_is_not_finite_is_fatal(kl: float) -> None:
+    assert [alarm.is_fatal for alarm in feed(started(), [update(kl=kl)])] == [True]
+
+
+def test_a_policy_that_commits_whole_blocks_at_once_has_collapsed_however_many_blocks_there_are() -> None:
+    hacked = update(nfe=CANVAS / 4 + 1, accuracy=0.0)
+    blocks = Watch(WatchConfig(window=WINDOW), CANVAS, block_length=4)
+    assert feed(blocks, [update(nfe=CANVAS)] * WINDOW) == []
+    assert [alarm.name for alarm in feed(blocks, [hacked] * WINDOW)] == ["reward_hacking"]
+    assert feed(started(), [hacked] * WINDOW) == []
 
 
 def test_a_loss_alone_is_enough_to_be_fatal() -> None:
@@ -192,7 +201,7 @@ def test_supervised_updates_are_another_phase() -> None:
 def test_replayed_records_bring_back_the_state() -> None:
     records = [VALIDATION] + [UPDATE] * 10 + [update(**signs) for _, signs in SICK.values() for _ in range(WINDOW)]
     whole = feed(make_watch(), records)
-    assert len(whole) == len(SICK) - 2  # the three cases of later iterations are one spell
+    assert len(whole) == len(SICK)
     for cut in range(len(records)):
         watch = make_watch()
         # Validation is added to an update's record after it was observed.

@@ -43,8 +43,8 @@ class LeasePlan:
         learner = self._config.learner
         if self.imitates(step):
             imitation = learner.imitation
-            # Imitation scores the decision itself, whatever the share of experts.
-            behaviour = Behaviour("policy_ratio", policy_share=0.5)
+            # Imitation scores the decision itself, whatever the shares.
+            behaviour = Behaviour("policy_ratio", policy_share=0.5, expert_share=0.5)
             expert = ExpertSpec(imitation.heuristic, imitation.parameter, imitation.block_length, behaviour)
             size = imitation.group_size
             return self._split(
@@ -52,10 +52,9 @@ class LeasePlan:
             )
         steering, size = learner.steering, learner.group_size
         stride = size + len(steering.parameters)
-        behaviour = Behaviour(steering.mode, learner.policy_share)
         leases = self._split(self._groups(picks, first_group, size=size, offset=0, stride=stride), size, None, step, 0)
         for number, parameter in enumerate(steering.parameters):
-            expert = ExpertSpec(steering.heuristic, parameter, steering.block_length, behaviour)
+            expert = ExpertSpec(steering.heuristic, parameter, steering.block_length, learner.behaviour)
             groups = self._groups(picks, first_group, size=1, offset=size + number, stride=stride)
             leases += self._split(groups, 1, expert, step, len(leases))
         return leases

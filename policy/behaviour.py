@@ -14,4 +14,6 @@ class Behaviour:
 
     mode: SteeringMode
     policy_share: float
-    """w, the share of the policy's own rollouts in a group; in (0, 1)."""
+    """Share of the policy's own rollouts in a group, G / (G + E); in (0, 1)."""
+    expert_share: float
+    """Share of one expert's rollout, 1 / (G + E)."""

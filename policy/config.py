@@ -31,7 +31,8 @@ class BackboneShape:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """A learned policy; the defaults are the published size of `dit_confidence` (331,265 parameters, arXiv 2512.09106)."""
+    """A learned policy; the defaults are the published size of `dit_confidence` (331,265 parameters
+    with `raw` confidences, arXiv 2512.09106; 331,393 with the log-odds beside them)."""
 
     network: Literal["dit_confidence", "dit_hidden", "upo"] = "dit_confidence"
     """`dit_confidence` and `dit_hidden` are of arXiv 2512.09106, `upo` of arXiv 2510.05725; the last two read hidden states."""
@@ -90,6 +91,16 @@ class PolicyConfig:
         if self.network != "dit_confidence" and not (self.see_mask and self.see_time):
             hidden = "see_time" if self.see_mask else "see_mask"
             raise ValueError(f"config key '{where}.{hidden}' is False; allowed: True with network {self.network!r}")
+        for name, network, only in (
+            ("see_block", "upo", False),
+            ("time_embedding", "upo", "sinusoidal"),
+            ("num_blocks", "upo", 1),
+            ("num_confidences", "dit_hidden", 1),
+        ):
+            if self.network == network and getattr(self, name) != only:
+                raise ValueError(
+                    f"config key '{where}.{name}' is {getattr(self, name)!r}; allowed: {only!r} with network {network!r}"
+                )
         if self.network == "upo" and self.distribution != "categorical":
             raise ValueError(
                 f"config key '{where}.distribution' is {self.distribution!r}; allowed: 'categorical' with network 'upo'"

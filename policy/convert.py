@@ -108,7 +108,11 @@ def _write_reference(options: argparse.Namespace) -> str:
     else:
         _write(options.target / MODEL_FILE, data)
         _write(options.target / CONFIG_FILE, json.dumps({"model_type": "policy"}).encode())
-    return f"{num_parameters(network.config):,} parameters"
+    config = network.config
+    return (
+        f"{num_parameters(config):,} parameters; the file does not say: distribution {config.distribution}, "
+        f"policy temperature {config.policy_temperature:g}"
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -61,5 +61,8 @@ def make_learned(
     config = network.config
     if temperature is not None:
         config = dataclasses.replace(config, policy_temperature=temperature)
+    if inference is not None and inference.forced_argmax:
+        inference.check(config)
+        config = dataclasses.replace(config, distribution="bernoulli_argmax")
     is_training = config == network.config and (inference is None or inference.is_training)
     return LearnedUnmasker(network, make_distribution(config, inference), is_training=is_training)

@@ -22,10 +22,14 @@ class InferenceConfig:
     prob_scale: float = field(default=1.0, metadata={"above": 0.0})
     """beta: p' = min(1, beta p) moves one trained policy along the frontier (arXiv 2512.09106)."""
 
+    forced_argmax: bool = False
+    """`bernoulli` decides as `bernoulli_argmax`: a pass that draws nothing commits the likeliest position (arXiv 2512.09106
+    evaluates so)."""
+
     @property
     def is_training(self) -> bool:
         """Whether decisions are those of training, which re-scoring reproduces."""
-        return self.selection == "draw" and self.prob_scale == 1.0
+        return self.selection == "draw" and self.prob_scale == 1.0 and not self.forced_argmax
 
     @property
     def draws(self) -> bool:
@@ -34,6 +38,10 @@ class InferenceConfig:
 
     def check(self, policy: PolicyConfig, *, where: str = "inference") -> None:
         """Raises ValueError where the policy's distribution does not allow these settings."""
+        if self.forced_argmax and not policy.draws_independently:
+            raise ValueError(
+                f"config key '{where}.forced_argmax' is True; allowed: False with distribution {policy.distribution!r}"
+            )
         selections = ["draw"]
         if policy.draws_independently:
             selections += ["threshold", "expected_count"]

@@ -69,14 +69,22 @@ def from_reference(
 def reference_bytes(network: PolicyNetwork, *, where: str) -> bytes:
     """`model.safetensors` of the network; `WeightsError` for one that the reference release cannot run."""
     config = network.config
-    allowed = {"network": "dit_confidence", "see_block": False} | {
-        name: PARITY[name] for name in ("confidence_features", "time_embedding")
+    allowed: dict[str, tuple[Any, ...]] = {
+        "network": ("dit_confidence",),
+        "confidence_features": (PARITY["confidence_features"],),
+        "time_embedding": (PARITY["time_embedding"],),
+        "scope": (str(PARITY["scope"]),),
+        "see_block": (False,),
+        "see_mask": (True,),
+        "see_time": (True,),
+        "distribution": ("bernoulli", "bernoulli_argmax", "dpls"),
     }
-    for name, value in allowed.items():
-        if getattr(config, name) != value:
+    for name, values in allowed.items():
+        value = getattr(config, name)
+        if value not in values:
             raise WeightsError(
-                f"{where}: policy setting '{name}' is {getattr(config, name)!r}; "
-                f"allowed in a reference checkpoint: {value!r}"
+                f"{where}: policy setting '{name}' is {(str(value) if isinstance(value, str) else value)!r}; "
+                f"allowed in a reference checkpoint: {', '.join(map(repr, values))}"
             )
     return sorted_header(save(to_reference(network, config), {"format": "pt"}))
 

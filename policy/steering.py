@@ -2,13 +2,13 @@
 
 The expert decides inside blocks of its own, but what is recorded and scored is what the policy sees: all positions of its own
 block stay eligible, so the policy learns "these and not the later ones". The behaviour that the group was drawn from is a mixture:
-with G rollouts of the policy and E of the expert, w = G / (G + E),
+with G rollouts of the policy and one of each of E experts, w = G / (G + E) and v = 1 / (G + E),
 
-    mixture        log(w pi(a|s) + (1 - w))                      the release's, one factor per decoding step
-    per_decision   sum_i log(w p_i(a_i) + (1 - w))               one factor per position
+    mixture        log(w pi(a|s) + v)                            the release's, one factor per decoding step
+    per_decision   sum_i log(w p_i(a_i) + v)                     one factor per position
     policy_ratio   log pi(a|s)                                   no mixture: the expert's rows count as the policy's own
 
-The gradient of `mixture` is that of log pi times w pi / (w pi + 1 - w), which vanishes as long as the policy finds the whole
+The gradient of `mixture` is that of log pi times w pi / (w pi + v), which vanishes as long as the policy finds the whole
 decision unlikely: a product over dozens of positions. Per position that factor is of order w p_i. `policy_ratio` keeps the
 gradient and is biased, as it weighs the expert's decisions as if the policy had drawn them.
 
@@ -40,14 +40,15 @@ def expert_log_prob(
             "settings are checked: only independent draws have factors per position"
         )
         terms_NL = distribution.position_log_probs(logits_NL, open_NL, outcome_NL)
-        return (_mixed(terms_NL, behaviour.policy_share) * open_NL).sum(1)
+        return (_mixed(terms_NL, behaviour) * open_NL).sum(1)
     log_prob_N = distribution.log_prob(logits_NL, open_NL, outcome_NL)
-    return log_prob_N if behaviour.mode == "policy_ratio" else _mixed(log_prob_N, behaviour.policy_share)
+    return log_prob_N if behaviour.mode == "policy_ratio" else _mixed(log_prob_N, behaviour)
 
 
-def _mixed(log_prob: Tensor, policy_share: float) -> Tensor:
-    """log(w exp(log_prob) + 1 - w)"""
-    return torch.logaddexp(log_prob + math.log(policy_share), log_prob.new_tensor(math.log1p(-policy_share)))
+def _mixed(log_prob: Tensor, behaviour: Behaviour) -> Tensor:
+    """log(w exp(log_prob) + v)"""
+    expert = log_prob.new_tensor(math.log(behaviour.expert_share))
+    return torch.logaddexp(log_prob + math.log(behaviour.policy_share), expert)
 
 
 class ExpertUnmasker:

@@ -71,7 +71,8 @@ def test_every_group_gets_one_member_from_each_expert() -> None:
     for lease in experts:
         expert = lease.unmasker.expert
         assert expert is not None
-        assert (expert.block_length, expert.behaviour.policy_share) == (4, 3 / 5)
+        assert expert.block_length == 4
+        assert (expert.behaviour.policy_share, expert.behaviour.expert_share) == (3 / 5, 1 / 5)
         assert lease.block_length == 12
     assert [lease.id for lease in found] == list(range(len(found)))
 

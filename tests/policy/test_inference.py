@@ -30,6 +30,7 @@ def of(distribution: Any) -> PolicyConfig:
             "'expected_count'; allowed: 'draw', 'greedy' with",
         ),
         ("bernoulli", InferenceConfig(selection="greedy"), "allowed: 'draw', 'threshold', 'expected_count' with"),
+        ("dpls", InferenceConfig(forced_argmax=True), "forced_argmax' is True; allowed: False with"),
         ("top_k", InferenceConfig(prob_scale=2.0), "prob_scale' is 2; allowed: 1 with distribution 'top_k'"),
     ],
 )
@@ -50,6 +51,7 @@ def test_what_a_distribution_does_not_allow_is_refused(
         ("bernoulli", InferenceConfig(selection="threshold", prob_scale=2.0)),
         ("bernoulli_argmax", InferenceConfig(selection="expected_count")),
         ("bernoulli_argmax", InferenceConfig(prob_scale=3.0)),
+        ("bernoulli", InferenceConfig(forced_argmax=True)),
         ("categorical", InferenceConfig(selection="greedy")),
         ("top_k", InferenceConfig(selection="greedy")),
     ],
@@ -71,6 +73,17 @@ def test_only_the_policy_s_own_draws_are_for_training() -> None:
     assert make_learned(network).is_training
     assert make_learned(network, temperature=1.0, inference=InferenceConfig()).is_training
     assert not make_learned(network, temperature=0.5).is_training
+
+
+def test_a_forced_argmax_is_added_to_draws_of_independent_positions() -> None:
+    network, observation = make_network(of("bernoulli"), seed=0), random_observation(60, 6, seed=4)
+    with torch.no_grad():
+        plain = make_learned(network).decide(observation).commit_BL
+        forced = make_learned(network, inference=InferenceConfig(forced_argmax=True)).decide(observation).commit_BL
+    is_empty = ~plain.any(1)
+    assert is_empty.any()
+    assert (forced[is_empty].sum(1) == 1).all()
+    assert torch.equal(forced[~is_empty], plain[~is_empty])
 
 
 def test_a_larger_scale_commits_more() -> None:

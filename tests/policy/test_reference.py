@@ -195,6 +195,10 @@ def test_a_mismatch_is_named_with_its_shape() -> None:
             "'time_embedding' is 'sinusoidal'; allowed in a reference checkpoint: 'legacy'",
         ),
         ({"see_block": True}, "'see_block' is True; allowed in a reference checkpoint: False"),
+        ({"see_mask": False}, "'see_mask' is False; allowed in a reference checkpoint: True"),
+        ({"see_time": False}, "'see_time' is False; allowed in a reference checkpoint: True"),
+        ({"scope": Scope.MASKED}, "'scope' is 'masked'; allowed in a reference checkpoint: 'canvas'"),
+        ({"distribution": "categorical"}, "'categorical'; allowed in a reference checkpoint: 'bernoulli', "),
     ],
 )
 def test_what_the_release_cannot_run_is_not_written(settings: dict[str, Any], quoted: str) -> None:

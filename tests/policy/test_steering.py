@@ -17,14 +17,17 @@ from tests.fakes.policies import lively_policy
 from tests.policy.observations import random_observation, record
 
 MODES: tuple[Any, ...] = ("mixture", "per_decision", "policy_ratio")
-SHARE = 8 / 9
+NUM_EXPERTS = 2
+SHARE, EXPERT_SHARE = 8 / (8 + NUM_EXPERTS), 1 / (8 + NUM_EXPERTS)
+
+
+def behaviour(mode: Any) -> Behaviour:
+    return Behaviour(mode, SHARE, EXPERT_SHARE)
 
 
 def expert(mode: Any, *, block_length: int | None = 4, **settings: Any) -> ExpertUnmasker:
     heuristic = make_heuristic("threshold", 0.6)
-    return ExpertUnmasker(
-        lively_policy(**settings), heuristic, block_length=block_length, behaviour=Behaviour(mode, SHARE)
-    )
+    return ExpertUnmasker(lively_policy(**settings), heuristic, block_length=block_length, behaviour=behaviour(mode))
 
 
 def test_the_expert_decides_inside_its_own_leading_block() -> None:
@@ -64,7 +67,7 @@ def test_what_is_recorded_is_what_scoring_gives_again(mode: Any, settings: dict[
     learned = unmasker._learned
     logits, open_positions = step_logits(learned.network, steps)
     outcome = recorded_outcome(learned.network, learned.distribution, steps)
-    again = expert_log_prob(learned.distribution, logits, open_positions, outcome, Behaviour(mode, SHARE))
+    again = expert_log_prob(learned.distribution, logits, open_positions, outcome, behaviour(mode))
     assert torch.allclose(again, torch.from_numpy(steps.log_prob_N), atol=1e-5)
 
 
@@ -74,13 +77,13 @@ def test_the_modes_are_their_formulas() -> None:
     outcome = (torch.rand(5, 6) < 0.4) & eligible
 
     def score(mode: Any) -> torch.Tensor:
-        return expert_log_prob(learned.distribution, logits, eligible, outcome, Behaviour(mode, SHARE))
+        return expert_log_prob(learned.distribution, logits, eligible, outcome, behaviour(mode))
 
     p = torch.where(outcome, logits.sigmoid(), 1 - logits.sigmoid())
     p = torch.where(eligible, p, torch.ones_like(p))
     assert torch.allclose(score("policy_ratio"), p.log().sum(1))
-    assert torch.allclose(score("mixture"), (SHARE * p.prod(1) + 1 - SHARE).log())
-    each = torch.where(eligible, (SHARE * p + 1 - SHARE).log(), torch.zeros_like(p))
+    assert torch.allclose(score("mixture"), (SHARE * p.prod(1) + EXPERT_SHARE).log())
+    each = torch.where(eligible, (SHARE * p + EXPERT_SHARE).log(), torch.zeros_like(p))
     assert torch.allclose(score("per_decision"), each.sum(1))
 
 
@@ -93,12 +96,12 @@ def test_the_mixture_loses_the_gradient_where_the_policy_finds_the_decision_unli
     norms = {}
     for mode in MODES:
         logits = torch.full((1, length), -2.0, dtype=torch.float64, requires_grad=True)
-        expert_log_prob(learned.distribution, logits, eligible, outcome, Behaviour(mode, SHARE)).sum().backward()
+        expert_log_prob(learned.distribution, logits, eligible, outcome, behaviour(mode)).sum().backward()
         assert logits.grad is not None
         norms[mode] = float(logits.grad.norm())
-    # Responsibility of the policy for the whole decision: w pi / (w pi + 1 - w).
+    # Responsibility of the policy for the whole decision: w pi / (w pi + v).
     log_pi = 16 * math.log(torch.sigmoid(torch.tensor(-2.0))) + 48 * math.log(1 - torch.sigmoid(torch.tensor(-2.0)))
-    responsibility = SHARE * math.exp(log_pi) / (SHARE * math.exp(log_pi) + 1 - SHARE)
+    responsibility = SHARE * math.exp(log_pi) / (SHARE * math.exp(log_pi) + EXPERT_SHARE)
     assert norms["mixture"] / norms["policy_ratio"] == pytest.approx(responsibility, rel=1e-6)
     assert norms["mixture"] < 1e-12 < 0.1 < norms["per_decision"]
 

@@ -128,6 +128,44 @@ def test_settings_of_another_version_are_named() -> None:
     assert "['num_experts']" in refusal(rewritten(load(written()), policy=settings))
 
 
+@pytest.mark.parametrize(
+    ("settings", "quoted"),
+    [
+        (None, "policy settings are None; needed: a mapping"),
+        ([], "policy settings are []; needed: a mapping"),
+        ({"hidden_size": "x"}, "policy.hidden_size is 'x'; allowed: int"),
+        ({"hidden_size": True}, "policy.hidden_size is True; allowed: int"),
+        ({"num_confidences": 0}, "policy.num_confidences is 0; allowed: at least 1"),
+        ({"num_heads": 3}, "'policy.hidden_size' is 16; allowed: a multiple of 2 * num_heads = 6"),
+        ({"distribution": "foo"}, "policy.distribution is 'foo'; allowed: 'bernoulli', "),
+        ({"scope": "all"}, "policy.scope is 'all'; allowed: 'block', 'masked', 'canvas'"),
+        ({"policy_temperature": None}, "policy.policy_temperature is None; allowed: float"),
+        ({"backbone": 3}, "policy.backbone is 3; allowed: "),
+        (
+            {"network": "dit_hidden", "backbone": {"hidden_size": 16}},
+            "policy.backbone settings ['num_heads', 'feed_forward_size'] are missing",
+        ),
+        ({"network": "dit_hidden", "backbone": {"depth": 1}}, "policy.backbone settings ['depth'] are unknown"),
+        ({"network": "dit_hidden"}, "policy.backbone is null; needed: "),
+    ],
+)
+def test_settings_that_no_policy_has_are_one_line(settings: Any, quoted: str) -> None:
+    whole = asdict(SMALL) | settings if isinstance(settings, dict) else settings
+    assert quoted in refusal(rewritten(load(written()), policy=json.dumps(whole)))
+
+
+def test_settings_that_are_no_json_are_one_line() -> None:
+    assert "no JSON" in refusal(rewritten(load(written()), policy="{"))
+
+
+def test_weights_must_be_finite_numbers() -> None:
+    tensors = load(written())
+    lost = tensors | {"output_proj.bias": torch.full((1,), torch.nan)}
+    assert refusal(rewritten(lost)).endswith("tensor 'output_proj.bias' holds values that are not finite")
+    whole = tensors | {"output_proj.bias": torch.zeros(1, dtype=torch.int64)}
+    assert refusal(rewritten(whole)).endswith("tensor 'output_proj.bias' is torch.int64; needed: floating point")
+
+
 def test_a_missing_an_extra_and_a_misshapen_tensor_are_named() -> None:
     tensors = load(written())
     without = {name: value for name, value in tensors.items() if name != "final_norm.weight"}

@@ -135,7 +135,7 @@ _STEERING = Study(
 )
 
 _UPO_POLICY = (
-    "task=sudoku_infill",
+    "task=sudoku_hard_infill",
     "policy.network=upo",
     "policy.distribution=categorical",
     "policy.num_confidences=8",
@@ -153,11 +153,11 @@ def _realisation(
     name: str, kind: str, reference: str, parameter: float | None, *extra: str, pretrained: bool
 ) -> StudyArm:
     settings = [f"learner.regulariser.kind={kind}", f"learner.regulariser.reference={reference}",
-                "learner.regulariser.coefficient=0.01", *extra]  # fmt: skip
+                "learner.regulariser.coefficient=0.0001", *extra]  # fmt: skip
     if parameter is not None:
         settings.append(f"learner.regulariser.parameter={parameter}")
     if pretrained:
-        settings += ["learner.imitation.num_steps=15", "learner.imitation.objective=reference",
+        settings += ["learner.imitation.num_steps=30", "learner.imitation.objective=reference",
                      "learner.imitation.heuristic=low_confidence", "learner.imitation.parameter=1"]  # fmt: skip
     return StudyArm(name, tuple(settings))
 
@@ -169,16 +169,16 @@ def _greedy(name: str, *settings: str) -> StudyArm:
 
 _UPO = Study(
     name="upo",
-    question="The three realisations of arXiv 2510.05725 on 4x4 Sudoku, one token per pass, against hand-made orders; each policy "
-    "drawn as in training, and greedily.",
-    settings=(*_SIZE, *_UPO_POLICY, _NO_HEURISTICS),
+    question="The three realisations of arXiv 2510.05725 on 4x4 Sudoku with 4 or 5 givens, one token per pass, against hand-made "
+    "orders; each policy drawn as in training, and greedily.",
+    settings=(*_SIZE, *_UPO_POLICY, _NO_HEURISTICS, "learner.num_steps=48"),
     quick=_QUICK,
     alpha=0.0,
     arms=(
         StudyArm("untrained", ("learner.num_steps=0",), sweep=(_ONE_TOKEN,)),
-        _realisation("softmax-confidence", "kl", "softmax_confidence", 0.05, pretrained=True),
+        _realisation("softmax-confidence", "output_kl", "softmax_confidence", 0.05, pretrained=True),
         _realisation("max-confidence", "cross_entropy", "max_confidence", None, pretrained=True),
-        _realisation("Top-K", "kl", "top_k", 5, "policy.candidates_only=true", pretrained=False),
+        _realisation("Top-K", "output_kl", "top_k", 5, "policy.candidates_only=true", pretrained=False),
         _greedy("softmax-confidence"),
         _greedy("max-confidence"),
         _greedy("Top-K", "policy.candidates_only=true"),

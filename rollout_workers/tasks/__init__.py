@@ -18,12 +18,17 @@ from rollout_workers.tasks.humaneval import HumanEval
 from rollout_workers.tasks.kodcode import KodCode
 from rollout_workers.tasks.math import Math, Math500
 from rollout_workers.tasks.mbpp import Mbpp
-from rollout_workers.tasks.sudoku import Sudoku
+from rollout_workers.tasks.sudoku import HARD_GIVENS, Sudoku
 from rollout_workers.tasks.sudoku_text import Sudoku4x4, Sudoku4x4Infill, Sudoku9x9, Sudoku9x9Infill
 from rollout_workers.tasks.zebra import Zebra
 
 _MADE_UP: Mapping[str, Callable[[], Task]] = MappingProxyType(
-    {"arithmetic": Arithmetic, "sudoku": Sudoku, "sudoku_infill": lambda: Sudoku(infill=True)}
+    {
+        "arithmetic": Arithmetic,
+        "sudoku": Sudoku,
+        "sudoku_infill": lambda: Sudoku(infill=True),
+        "sudoku_hard_infill": lambda: Sudoku(infill=True, max_givens=HARD_GIVENS),
+    }
 )
 """Tasks that invent their examples and take no settings."""
 _CONFIGURED: tuple[type[DatasetTask], ...] = (

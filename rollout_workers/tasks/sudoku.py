@@ -15,6 +15,8 @@ EMPTY = "0"
 BLANK = "_"
 """How an empty cell is written in a prompt."""
 ROW_END = "|"
+HARD_GIVENS = 5
+"""Puzzles with at most so many are `sudoku_hard`: there the order of filling in decides most."""
 
 WORDS = ("fill", "the", "grid", ":", ".", BLANK, ROW_END)
 
@@ -32,7 +34,8 @@ class Sudoku:
         if not 4 <= min_givens <= max_givens < CELLS:
             raise ValueError(f"givens must satisfy 4 <= min <= max < {CELLS}, got {min_givens} and {max_givens}")
         self.infill = infill
-        self.name = "sudoku_infill" if infill else "sudoku"
+        hard = "_hard" if max_givens <= HARD_GIVENS else ""
+        self.name = f"sudoku{hard}{'_infill' if infill else ''}"
         self.min_givens = min_givens
         self.max_givens = max_givens
         self.num_graders = 1

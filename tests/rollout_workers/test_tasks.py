@@ -18,7 +18,7 @@ from rollout_workers.tasks.base import split_of
 from rollout_workers.tasks.sudoku import Sudoku, all_grids, count_solutions, draw_puzzle, word_grid
 from tests.fakes.shared_data import shared_data
 
-TINY = ("arithmetic", "sudoku", "sudoku_infill")
+TINY = ("arithmetic", "sudoku", "sudoku_infill", "sudoku_hard_infill")
 """Tasks in the words of the shipped model."""
 MADE_UP = (*TINY, "sudoku_4x4", "sudoku_4x4_infill", "sudoku_9x9", "sudoku_9x9_infill", "zebra")
 """Tasks that need no file."""

@@ -60,7 +60,7 @@ def _relative(key: str, path: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _check_devices(run: RunConfig) -> None:
-    """A device of CUDA and GPUs of Ray's go together."""
+    """GPUs of Ray's are paid for: they go with a device of CUDA. The converse is checked with the configuration."""
     rollout, learner = run.rollout, run.learner
     devices = [
         (f"{section_of(name)}.device", model.device, "rollout.gpus_per_worker", rollout.gpus_per_worker)
@@ -70,8 +70,6 @@ def _check_devices(run: RunConfig) -> None:
         *devices,
         ("learner.device", learner.device, "learner.gpus_per_rank", learner.gpus_per_rank),
     ]:
-        if device.startswith("cuda") and gpus == 0:
-            raise UserError(f"config key '{gpus_key}' is 0, but {key} is {device!r}; allowed: a number > 0")
         if not device.startswith("cuda") and gpus > 0:
             raise UserError(f"config key '{key}' is {device!r}, but {gpus_key} is {gpus:g}; allowed: cuda, or no GPUs")
 

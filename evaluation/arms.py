@@ -143,6 +143,8 @@ def learned_arm(
         values["selection"] = inference.selection
     if inference is not None and inference.prob_scale != 1.0:
         values["prob_scale"] = inference.prob_scale
+    if inference is not None and inference.forced_argmax:
+        values["forced_argmax"] = True
     is_random = inference is None or inference.draws
     return Arm(LEARNED, canonical_parameters(values), block_length, policy, is_random=is_random)
 

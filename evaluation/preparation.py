@@ -15,7 +15,7 @@ from evaluation.conditions import directory_settings
 from evaluation.config import EvaluationConfig, PipelineConfig
 from evaluation.runner import Suite
 from evaluation.sources import Policy
-from rollout_workers.config import DecodeConfig, ModelConfig, check_block_length
+from rollout_workers.config import DecodeConfig, ModelConfig, check_block_length, check_model_devices
 from rollout_workers.hosting import model_of, section_of, task_of
 from rollout_workers.models.base import ModelError, ModelSpec
 from rollout_workers.models.load import check_model, load_tokenizer
@@ -117,6 +117,7 @@ def prepare(
     for spec in specs.values():
         _check_policies(policies, spec)
     config.decode.check_models(config.model_configs)
+    check_model_devices({section_of(name): model for name, model in config.model_configs.items()}, config.rollout)
     for policy in policies:
         config.decode.check_scope(policy.config.scope, f"{policy.where}: its scope")
         try:

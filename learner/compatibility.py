@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from cluster.errors import UserError
 from policy.config import PolicyConfig
 from policy.reference_policies import check_reference
+from rollout_workers.config import check_device, check_model_devices
+from rollout_workers.hosting import section_of
 
 if TYPE_CHECKING:
     from learner.config import LearnerConfig, RunConfig
@@ -16,6 +18,12 @@ def check_compatible(config: RunConfig, prefix: str) -> None:
     """Raises a ValueError for the first choice that another one rules out; `prefix` stands before the keys."""
     policy, learner = config.policy, config.learner
     _check_experts(policy, learner, prefix)
+    _check_trajectories(learner, prefix)
+    if learner.regulariser.kind == "none" and learner.regulariser.coefficient:
+        raise UserError(
+            f"config key '{prefix}learner.regulariser.coefficient' is {learner.regulariser.coefficient:g}; "
+            f"allowed: 0 with {prefix}learner.regulariser.kind=none"
+        )
     if learner.uses_reference:
         regulariser = learner.regulariser
         check_reference(
@@ -23,6 +31,9 @@ def check_compatible(config: RunConfig, prefix: str) -> None:
         )
     config.evaluation.inference.check(policy, where=f"{prefix}evaluation.inference")
     config.decode.check_models(config.model_configs, prefix)
+    sections = {section_of(name): model for name, model in config.model_configs.items()}
+    check_model_devices(sections, config.rollout, prefix)
+    check_device(f"{prefix}learner.device", learner.device, f"{prefix}learner.gpus_per_rank", learner.gpus_per_rank)
     config.decode.check_scope(policy.scope, f"config key '{prefix}policy.scope'")
 
 
@@ -45,6 +56,11 @@ def _check_experts(policy: PolicyConfig, learner: LearnerConfig, prefix: str) ->
             f"config key '{prefix}learner.regulariser.kind' is 'output_kl'; allowed: 'none', 'kl', 'cross_entropy' with "
             f"learner.steering.parameters={list(steering.parameters)}: experts' trajectories are not drawn from the policy"
         )
+    if imitation.num_steps and imitation.objective == "decisions" and policy.candidates_only:
+        raise UserError(
+            f"config key '{prefix}policy.candidates_only' is True; allowed: False with learner.imitation.objective=decisions, "
+            "for the heuristic may choose a position that is no candidate"
+        )
     is_single = imitation.heuristic in ("low_confidence", "random") and imitation.parameter == 1
     scores_imitation = scores_sets or (policy.distribution == "categorical" and is_single)
     if imitation.num_steps and not scores_imitation:
@@ -52,6 +68,22 @@ def _check_experts(policy: PolicyConfig, learner: LearnerConfig, prefix: str) ->
             f"config key '{prefix}learner.imitation.heuristic' is {imitation.heuristic!r} with parameter "
             f"{imitation.parameter:g}; allowed: a heuristic whose decisions {_distribution(policy)} can make"
             + (" ('low_confidence' or 'random' with parameter 1)" if policy.distribution == "categorical" else "")
+        )
+
+
+def _check_trajectories(learner: LearnerConfig, prefix: str) -> None:
+    """One ratio per trajectory has neither the expert's mixture nor the correction of stale decisions."""
+    if learner.ratio != "trajectory":
+        return
+    if learner.steering.parameters:
+        raise UserError(
+            f"config key '{prefix}learner.ratio' is 'trajectory'; allowed: 'step' with "
+            f"learner.steering.parameters={list(learner.steering.parameters)}, whose mixture is one of decisions"
+        )
+    if learner.max_weight_lag and learner.stale_correction == "decoupled":
+        raise UserError(
+            f"config key '{prefix}learner.stale_correction' is 'decoupled'; "
+            "allowed: 'clip' with learner.ratio=trajectory and max_weight_lag above 0"
         )
 
 

@@ -11,6 +11,7 @@ from cluster.storage import StorageConfig, parse_location
 from evaluation.config import EvaluationConfig
 from learner.compatibility import check_compatible
 from learner.watch import WatchConfig
+from policy.behaviour import Behaviour
 from policy.config import PolicyConfig
 from policy.reference_policies import REFERENCES
 from rollout_workers.config import DecodeConfig, ModelConfig, RewardConfig, RolloutConfig, TaskConfig
@@ -150,9 +151,10 @@ class LearnerConfig:
         return self.num_updates * self.num_iterations
 
     @property
-    def policy_share(self) -> float:
-        """Share of the policy's own rollouts in a steered group."""
-        return self.group_size / (self.group_size + len(self.steering.parameters))
+    def behaviour(self) -> Behaviour:
+        """How the decisions of experts in a steered group are scored."""
+        rows = self.group_size + len(self.steering.parameters)
+        return Behaviour(self.steering.mode, self.group_size / rows, 1 / rows)
 
     @property
     def uses_reference(self) -> bool:

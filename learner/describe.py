@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from evaluation.arms import heuristic_arms
 from learner.config import RunConfig
-from rollout_workers.config import check_block_length
+from learner.experts import check_experts, read_initial_policy
 from rollout_workers.hosting import section_of, spread
 from rollout_workers.tasks import make_tasks
 
 
 def derived_arithmetic(config: RunConfig) -> str:
-    """A few lines of YAML comments with the derived numbers; a UserError for blocks that do not divide the canvas."""
+    """A few lines of YAML comments with the derived numbers; a UserError for whatever is wrong but for the model and the data."""
     longest = max(task.canvas_length for task in make_tasks(config.task_configs).values())
     canvas, block = config.decode.lengths(longest, "decode")
-    for each in config.evaluation.block_lengths:
-        check_block_length(each, canvas, "evaluation.block_lengths")
+    heuristic_arms(config.evaluation, canvas)
+    check_experts(config, block_length=block)
+    read_initial_policy(config)
     learner, prompts = config.learner, config.learner.prompts_per_step
     num_experts = len(learner.steering.parameters)
     samples = f"{learner.group_size} samples"

@@ -22,13 +22,13 @@ def check_experts(config: RunConfig, *, block_length: int) -> None:
     """Raises a UserError for experts that do not exist or do not fit into the policy's blocks."""
     steering, imitation = config.learner.steering, config.learner.imitation
     if steering.parameters:
+        _check_expert(steering.heuristic, "learner.steering.heuristic")
         for parameter in steering.parameters:
             check_heuristic(steering.heuristic, parameter, "learner.steering.parameters")
-        _check_expert(steering.heuristic, "learner.steering.heuristic")
         _check_block(steering.block_length, block_length, "learner.steering.block_length")
     if imitation.num_steps:
-        check_heuristic(imitation.heuristic, imitation.parameter, "learner.imitation.parameter")
         _check_expert(imitation.heuristic, "learner.imitation.heuristic")
+        check_heuristic(imitation.heuristic, imitation.parameter, "learner.imitation.parameter")
         _check_block(imitation.block_length, block_length, "learner.imitation.block_length")
 
 
@@ -42,7 +42,9 @@ def read_initial_policy(config: RunConfig) -> bytes | None:
         found = from_bytes(data, where=path).config
     except (OSError, WeightsError) as error:
         raise UserError(f"config key 'learner.initial_policy' is {path!r}: {error}") from error
-    theirs, ours = ({k: v for k, v in asdict(each).items() if k not in _FREE} for each in (found, config.policy))
+    # Before the model is known, its shape is not.
+    free = _FREE if config.policy.backbone is not None else (*_FREE, "backbone")
+    theirs, ours = ({k: v for k, v in asdict(each).items() if k not in free} for each in (found, config.policy))
     if difference := first_difference(theirs, ours, where="policy"):
         raise UserError(
             f"config key 'learner.initial_policy' is {path!r}, of another architecture ({difference}); "
@@ -53,8 +55,12 @@ def read_initial_policy(config: RunConfig) -> bytes | None:
 
 def _check_expert(name: str, key: str) -> None:
     """A policy learns from decisions that depend on what it may see, and that stand."""
-    if not heuristic_kind(name).is_expert or heuristic_parameters(name, {}).get("eos"):
-        experts = [each for each, kind in HEURISTICS.items() if kind.is_expert]
+    experts = [each for each, kind in HEURISTICS.items() if kind.is_expert]
+    try:
+        is_expert = heuristic_kind(name).is_expert and not heuristic_parameters(name, {}).get("eos")
+    except ValueError as error:
+        raise UserError(f"config key '{key}' is {name!r}: {error}; allowed: {', '.join(experts)}") from error
+    if not is_expert:
         raise UserError(f"config key '{key}' is {name!r}; allowed: {', '.join(experts)}")
 
 

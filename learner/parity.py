@@ -22,7 +22,7 @@ _POLICY: Mapping[str, Any] = {
 }
 _NETWORKS = ("dit_confidence", "dit_hidden")
 _DISTRIBUTIONS = {"bernoulli": "bernoulli", "bernoulli_argmax": "bernoulli", "dpls": "dpls"}
-"""What the release trains with in the place of each; its forced argmax is no part of its likelihood."""
+"""What the release trains with in the place of each; it evaluates with a forced argmax, which is no part of its likelihood."""
 
 
 def is_set(value: Any) -> bool:
@@ -43,8 +43,10 @@ def quirks(config: Mapping[str, Any]) -> dict[str, Any]:
         raise _refused("distribution", distribution, tuple(_DISTRIBUTIONS))
     names = {task_of(name) for name in ([task] if isinstance(task, str) else task) if isinstance(name, str)}
     graded = sorted(name for name in names if KEY in task_settings(name))
+    trained = _DISTRIBUTIONS[distribution]
     return {
-        "policy": {**_POLICY, "distribution": _DISTRIBUTIONS[distribution]},
+        "policy": {**_POLICY, "distribution": trained},
+        "evaluation": {"inference": {"forced_argmax": trained == "bernoulli"}},
         "task_settings": {name: {KEY: True} for name in graded},
     }
 

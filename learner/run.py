@@ -153,6 +153,7 @@ def _plan(config: RunConfig) -> _Plan:
     tasks = make_tasks(config.task_configs)
     task_length = max(task.canvas_length for task in tasks.values())
     canvas_length, block_length = config.decode.lengths(task_length, "decode")
+    _check_num_confidences(config, models)
     arms = heuristic_arms(config.evaluation, canvas_length)
     check_cached(arms, config.decode)
     for name, model in config.model_configs.items():
@@ -180,6 +181,16 @@ def _for_models(config: RunConfig, models: Mapping[str, ModelSpec]) -> RunConfig
     except ValueError as error:
         raise UserError(str(error)) from error
     return replace(config, policy=policy)
+
+
+def _check_num_confidences(config: RunConfig, models: Mapping[str, ModelSpec]) -> None:
+    for name, model in models.items():
+        most = (model.num_tokens or model.vocabulary_size) - 1
+        if config.policy.num_confidences > most:
+            raise UserError(
+                f"config key 'policy.num_confidences' is {config.policy.num_confidences}; allowed: at most {most}, "
+                f"the tokens that model '{config.model_configs[name].name}' predicts"
+            )
 
 
 def _vocabulary_size(config: RunConfig, models: Mapping[str, ModelSpec]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -133,6 +134,26 @@ class DecodeConfig:
                     f"config key '{prefix}decode.cache' is {self.cache!r}; "
                     f"allowed: 'none' where model '{model.name}' is compiled"
                 )
+
+
+def check_device(key: str, device: str, gpus_key: str, gpus: float) -> None:
+    """Refuses what is no device, and CUDA without GPUs: Ray hides them from actors that ask for none."""
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", device):
+        raise UserError(
+            f"config key '{key}' is {device!r}; allowed: cpu, cuda, mps, xpu, with or without a number (cuda:0)"
+        )
+    if device.startswith("cuda") and gpus == 0:
+        raise UserError(
+            f"config key '{gpus_key}' is 0, but {key} is {device!r}; allowed: a number > 0, a fraction shares a GPU"
+        )
+
+
+def check_model_devices(models: Mapping[str, ModelConfig], rollout: RolloutConfig, prefix: str = "") -> None:
+    """The same of every model; `models` are by their section's name."""
+    for section, model in models.items():
+        check_device(
+            f"{prefix}{section}.device", model.device, f"{prefix}rollout.gpus_per_worker", rollout.gpus_per_worker
+        )
 
 
 def check_block_length(block_length: int, canvas_length: int, key: str) -> None:

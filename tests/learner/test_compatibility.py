@@ -51,6 +51,25 @@ STEERED = "learner.steering.parameters=[0.9]"
             [STEERED, "learner.regulariser.kind=output_kl", "learner.regulariser.coefficient=0.1"],
             r"'learner\.regulariser\.kind' is 'output_kl'; allowed: .*steering\.parameters=\[0\.9\]",
         ),
+        (
+            ["policy.distribution=categorical", "policy.candidates_only=true", "learner.imitation.num_steps=2",
+             "learner.imitation.heuristic=random", "learner.imitation.parameter=1"],
+            r"'policy\.candidates_only' is True; allowed: False with learner\.imitation\.objective=decisions",
+        ),
+        (["learner.regulariser.coefficient=0.1"], r"'learner\.regulariser\.coefficient' is 0\.1; allowed: 0 with .*kind=none"),
+        ([STEERED, "learner.ratio=trajectory"], r"'learner\.ratio' is 'trajectory'; allowed: 'step' with .*=\[0\.9\]"),
+        (
+            ["learner.ratio=trajectory", "learner.max_weight_lag=1"],
+            r"'learner\.stale_correction' is 'decoupled'; allowed: 'clip' with learner\.ratio=trajectory",
+        ),
+        (["model.device=potato"], r"'model\.device' is 'potato'; allowed: cpu, cuda, "),
+        (["learner.device=cuda"], r"'learner\.gpus_per_rank' is 0, but learner\.device is 'cuda'; allowed: a number > 0"),
+        (["model.device=cuda:0"], r"'rollout\.gpus_per_worker' is 0, but model\.device is 'cuda:0'"),
+        (["policy.network=dit_hidden", "policy.num_confidences=4", "policy.see_block=false"], "4; allowed: 1 with network 'dit_h"),
+        (
+            ["policy.network=upo", "policy.distribution=categorical", "policy.see_block=true"],
+            "True; allowed: False with network 'upo'",
+        ),
         (["policy.see_mask=false"], r"'policy\.see_block' is True; allowed: False where see_mask is False"),
     ],
 )  # fmt: skip
@@ -61,7 +80,9 @@ def test_the_first_choice_that_another_rules_out_is_named(settings: list[str], s
 
 
 def test_experts_must_exist_and_fit_into_the_blocks() -> None:
-    with pytest.raises(UserError, match=r"learner\.steering\.parameters.*unknown heuristic 'nope'"):
+    with pytest.raises(
+        UserError, match=r"learner\.steering\.heuristic' is 'nope': unknown heuristic 'nope'.*; allowed: "
+    ):
         check_experts(resolve([STEERED, "learner.steering.heuristic=nope"]), block_length=48)
     with pytest.raises(UserError, match=r"'learner\.steering\.block_length' is 7; allowed: a divisor"):
         check_experts(resolve([STEERED, "learner.steering.block_length=7"]), block_length=48)

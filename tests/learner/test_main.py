@@ -193,6 +193,31 @@ def test_derived_numbers_count_experts_and_imitated_rows(capsys: pytest.CaptureF
     assert f"training prompts: 42, rows: {sum(rows)}" in derived
 
 
+@pytest.mark.parametrize(
+    ("settings", "quoted"),
+    [
+        (
+            ["learner.steering.parameters=[0.9]", "learner.steering.heuristic=nope"],
+            "'learner.steering.heuristic' is 'nope'",
+        ),
+        (["learner.steering.parameters=[1.9]"], "'learner.steering.parameters'"),
+        (
+            ["learner.imitation.num_steps=3", "learner.imitation.heuristic=wino"],
+            "'learner.imitation.heuristic' is 'wino'",
+        ),
+        (["learner.initial_policy=/no/such/policy"], "'learner.initial_policy' is '/no/such/policy'"),
+        (["evaluation.heuristics={nope: [1]}"], "'evaluation.heuristics.nope'"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would(
+    settings: list[str], quoted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tiny", *settings, "--dry-run"]) == ExitCode.USER_ERROR
+    error = capsys.readouterr().err
+    assert quoted in error
+    assert error.count("\n") == 1
+
+
 def test_a_dry_run_says_which_actor_hosts_what(capsys: pytest.CaptureFixture[str]) -> None:
     mixture = (
         "models={second: {name: other}}",

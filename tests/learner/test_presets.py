@@ -81,7 +81,7 @@ VARIANTS_A: dict[str | None, dict[str, Any]] = {
         "learner.steering.mode": "mixture",
     },
     "dpls": {"policy.distribution": "dpls", "policy.dpls_likelihood": "order"},
-    "hidden": {"policy.network": "dit_hidden"},
+    "hidden": {"policy.network": "dit_hidden", "learner.device": "cuda", "learner.gpus_per_rank": 1.0},
     "top50": {"policy.num_confidences": 50},
     "no_mask": {"policy.see_mask": False},
     "no_time": {"policy.see_time": False},
@@ -243,6 +243,7 @@ def test_parity_has_the_quirks_of_the_release_and_nothing_else() -> None:
         "policy.scope": "canvas",
         "policy.see_block": False,
         "policy.distribution": "bernoulli",
+        "evaluation.inference.forced_argmax": True,
     }
     config = resolve(["paper_a_parity"])
     assert_holds(config, quirks)
@@ -274,7 +275,15 @@ def test_parity_lies_over_the_file_and_beneath_the_command_line(tmp_path: Path) 
 def test_parity_grades_the_tasks_of_the_run_that_have_it() -> None:
     assert list(resolve(["paper_a_parity", "task=gsm8k"]).task_settings) == ["gsm8k"]
     assert resolve(["paper_a_parity", "task=arithmetic"]).task_settings == {}
-    assert resolve(["llada_block32_alpha1_dpls", "parity=true"]).policy.distribution == "dpls"
+    ordered = resolve(["llada_block32_alpha1_dpls", "parity=true"])
+    assert (ordered.policy.distribution, ordered.evaluation.inference.forced_argmax) == ("dpls", False)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_policy_of_hundreds_of_millions_of_parameters_learns_on_a_gpu(name: str) -> None:
+    config = resolve([name])
+    is_large = config.policy.reads_hidden and config.model.name != "tiny"
+    assert not is_large or (config.learner.device, config.learner.gpus_per_rank) == ("cuda", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,9 @@ _ABLATIONS = Study(
     quick=_QUICK,
     arms=(
         StudyArm("base", sweep=(_SWEEP,)),
-        StudyArm("additive reward", ("reward.terms={additive: 1, multiplicative: 0}",)),
+        # Where speed pays enough, being fast and wrong is the best that an additive reward knows.
+        StudyArm("additive reward, alpha 10", ("reward.terms={additive: 1, multiplicative: 0}", "reward.alpha=10")),
+        StudyArm("multiplicative reward, alpha 10", ("reward.alpha=10",)),
         # Where only masked positions are predicted, a confidence of 1 gives away which ones are committed.
         StudyArm("predictions everywhere", ("policy.scope=canvas",)),
         StudyArm("no mask input", ("policy.scope=canvas", "policy.see_block=false", "policy.see_mask=false")),

@@ -42,6 +42,8 @@ class Study:
     """Of the reward in the tables."""
     curves: tuple[str, ...] = ()
     """Training metrics to plot against updates."""
+    baseline: str = ""
+    """An arm, or a sampler in its best setting, that every reward in the tables is held against."""
     pass_at: tuple[int, ...] = ()
     """N of the Pass@N in the tables; problems are decoded under at least so many noise seeds."""
     gaps: tuple[Gap, ...] = ()
@@ -86,6 +88,7 @@ _ABLATIONS = Study(
         StudyArm("DPLS", ("policy.distribution=dpls",)),
         StudyArm("raw confidences", ("policy.confidence_features=raw",)),
     ),
+    baseline="base",
     curves=("reward", "accuracy", "nfe"),
 )
 
@@ -133,6 +136,7 @@ _STEERING = Study(
             ("learner.imitation.num_steps=10", "learner.imitation.parameter=0.9", "learner.imitation.block_length=16"),
         ),
     ),
+    baseline="without",
     curves=("reward", "expert_advantage", "nfe"),
 )
 
@@ -185,6 +189,7 @@ _UPO = Study(
         _greedy("max-confidence"),
         _greedy("Top-K", "policy.candidates_only=true"),
     ),
+    baseline="low_confidence",
     curves=("reward", "group_reward_std"),
     pass_at=(1, 2, 4, 8),
 )

@@ -54,12 +54,12 @@ class SeedInterval:
     mean: float
     half: float
 
-    def text(self, *, percent: bool = False, digits: int = 3) -> str:
+    def text(self, *, percent: bool = False, digits: int = 3, signed: bool = False) -> str:
         """``0.853 ± 0.012``"""
         scale, digits = (100.0, 1) if percent else (1.0, digits)
         unit = "%" if percent else ""
         spread = "" if math.isnan(self.half) else f" ± {self.half * scale:.{digits}f}"
-        return f"{self.mean * scale:.{digits}f}{unit}{spread}"
+        return f"{self.mean * scale:{'+' if signed else ''}.{digits}f}{unit}{spread}"
 
 
 def over_seeds(values: Sequence[float]) -> SeedInterval:

@@ -52,6 +52,7 @@ def study_tables(study: Study, measured: Sequence[Measured]) -> list[Rows]:
             "accuracy",
             "NFE",
             "reward",
+            *([f"minus {study.baseline}"] if study.baseline else []),
             *(f"Pass@{n}" for n in study.pass_at),
             "seeds",
         )
@@ -66,12 +67,24 @@ def study_tables(study: Study, measured: Sequence[Measured]) -> list[Rows]:
 
 def _arm_rows(study: Study, measured: Sequence[Measured]) -> list[Row]:
     """One row per trained arm, best first, then the best setting of every heuristic."""
-    trained = [(mine[0].run.arm.label, [each.learned for each in mine]) for mine in by_arm(measured).values()]
-    trained.sort(key=lambda item: -float(np.mean([figures.reward for figures in item[1]])))
-    rows = [_row(study, name, figures) for name, figures in trained]
+    baseline = _baseline_rewards(study, measured)
+    trained = [
+        (mine[0].run.arm.label, {each.run.seed: each.learned for each in mine}) for mine in by_arm(measured).values()
+    ]
+    trained.sort(key=lambda item: -float(np.mean([figures.reward for figures in item[1].values()])))
+    rows = [_row(study, name, figures, baseline) for name, figures in trained]
     for arm, figures in best_heuristics(measured).items():
-        rows.append(_row(study, f"heuristic: {arm.label}, block {arm.block_length}", [figures]))
+        everywhere = dict.fromkeys(baseline or (0,), figures)
+        rows.append(_row(study, f"heuristic: {arm.label}, block {arm.block_length}", everywhere, baseline, num_seeds=1))
     return rows
+
+
+def _baseline_rewards(study: Study, measured: Sequence[Measured]) -> Mapping[int, float]:
+    """Training seed -> reward of the study's baseline; a heuristic has the same for all."""
+    for arm, figures in best_heuristics(measured).items():
+        if arm.sampler == study.baseline:
+            return {each.run.seed: figures.reward for each in measured}
+    return {each.run.seed: each.learned.reward for each in measured if each.run.arm.name == study.baseline}
 
 
 def best_heuristics(measured: Sequence[Measured]) -> dict[Arm, Figures]:
@@ -92,15 +105,33 @@ def by_arm(measured: Sequence[Measured]) -> Mapping[str, list[Measured]]:
     return groups
 
 
-def _row(study: Study, name: str, figures: Sequence[Figures]) -> Row:
+def _row(
+    study: Study,
+    name: str,
+    of_seed: Mapping[int, Figures],
+    baseline: Mapping[int, float],
+    *,
+    num_seeds: int | None = None,
+) -> Row:
+    """`num_seeds` where the figures of several are those of one run."""
+    figures = list(of_seed.values())[:num_seeds]
     return (
         name,
         over_seeds([f.accuracy for f in figures]).text(percent=True),
         over_seeds([f.nfe for f in figures]).text(digits=2),
         over_seeds([f.reward for f in figures]).text(digits=4),
+        *([_difference(of_seed, baseline)] if study.baseline else []),
         *(_pass_at(figures, n) for n in study.pass_at),
         str(len(figures)),
     )
+
+
+def _difference(of_seed: Mapping[int, Figures], baseline: Mapping[int, float]) -> str:
+    """Paired by training seed; a dash for the baseline itself, and where there is none yet."""
+    differences = [of_seed[seed].reward - baseline[seed] for seed in sorted(of_seed.keys() & baseline.keys())]
+    if not any(differences):
+        return "-"
+    return over_seeds(differences).text(digits=4, signed=True)
 
 
 def _pass_at(figures: Sequence[Figures], num: int) -> str:

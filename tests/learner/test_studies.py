@@ -229,6 +229,25 @@ def test_the_table_has_arms_by_reward_and_then_the_best_setting_of_each_heuristi
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("frontier.png", "curves.png"))
 
 
+@pytest.mark.parametrize("baseline", ["base", "threshold"])
+def test_rewards_are_held_against_the_baseline_seed_by_seed(baseline: str, tmp_path: Path) -> None:
+    study = Study("demo", "Which?", (BASE, TUNED), baseline=baseline)
+    (table,) = study_tables(study, measured_demo(tmp_path, study))
+    assert table.head[4] == f"minus {baseline}"
+    tuned, base, heuristic = (row[4] for row in table.rows)
+    if baseline == "base":
+        assert (tuned, base, heuristic) == ("+0.0729 ± 0.0000", "-", "+0.1042 ± 0.0000")
+    else:
+        assert (tuned, base, heuristic) == ("-0.0313 ± 0.0000", "-0.1042 ± 0.0000", "-")
+    assert table.rows[2][-1] == "1"
+
+
+@pytest.mark.parametrize("study", [study for study in STUDIES.values() if study.baseline], ids=lambda study: study.name)
+def test_the_baseline_of_a_study_is_one_of_its_arms_or_of_its_heuristics(study: Study) -> None:
+    swept = " ".join(setting for arm in study.arms for setting in arm.sweep)
+    assert study.baseline in {arm.name for arm in study.arms} or f"{study.baseline}: [" in swept
+
+
 def test_gaps_are_paired_by_seed_and_told_with_what_the_mixture_closes(tmp_path: Path) -> None:
     arms = [StudyArm(name, on="there") for name in ("own", "moved -> there", "mixture")]
     gaps = (Gap("own", "moved -> there", "mixture"),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evaluation.arms import heuristic_arms
+from evaluation.arms import check_cached, heuristic_arms
 from learner.config import RunConfig
 from learner.experts import check_experts, read_initial_policy
 from rollout_workers.hosting import section_of, spread
@@ -13,7 +13,7 @@ def derived_arithmetic(config: RunConfig) -> str:
     """A few lines of YAML comments with the derived numbers; a UserError for whatever is wrong but for the model and the data."""
     longest = max(task.canvas_length for task in make_tasks(config.task_configs).values())
     canvas, block = config.decode.lengths(longest, "decode")
-    heuristic_arms(config.evaluation, canvas)
+    check_cached(heuristic_arms(config.evaluation, canvas), config.decode)
     check_experts(config, block_length=block)
     read_initial_policy(config)
     learner, prompts = config.learner, config.learner.prompts_per_step

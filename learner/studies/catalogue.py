@@ -163,7 +163,7 @@ def _realisation(
     if parameter is not None:
         settings.append(f"learner.regulariser.parameter={parameter}")
     if pretrained:
-        settings += ["learner.imitation.num_steps=30", "learner.imitation.objective=reference",
+        settings += ["learner.imitation.num_steps=100", "learner.imitation.objective=reference",
                      "learner.imitation.heuristic=low_confidence", "learner.imitation.parameter=1"]  # fmt: skip
     return StudyArm(name, tuple(settings))
 
@@ -177,7 +177,7 @@ _UPO = Study(
     name="upo",
     question="The three realisations of arXiv 2510.05725 on 4x4 Sudoku with 4 or 5 givens, one token per pass, against hand-made "
     "orders; each policy drawn as in training, and greedily.",
-    settings=(*_SIZE, *_UPO_POLICY, _NO_HEURISTICS, "learner.num_steps=48"),
+    settings=(*_SIZE, *_UPO_POLICY, _NO_HEURISTICS),
     quick=_QUICK,
     alpha=0.0,
     arms=(

@@ -178,7 +178,7 @@ _UPO = Study(
     question="The three realisations of arXiv 2510.05725 on 4x4 Sudoku with 4 or 5 givens, one token per pass, against hand-made "
     "orders; each policy drawn as in training, and greedily.",
     settings=(*_SIZE, *_UPO_POLICY, _NO_HEURISTICS),
-    quick=_QUICK,
+    quick=(*_QUICK, "checkpoint.every=50"),
     alpha=0.0,
     arms=(
         StudyArm("untrained", ("learner.num_steps=0",), sweep=(_ONE_TOKEN,)),

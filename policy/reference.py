@@ -19,6 +19,7 @@ from policy.networks.base import PolicyNetwork
 from policy.networks.layers import ROPE_BASE
 from policy.networks.registry import build_empty
 from policy.scope import Scope
+from policy.stored_config import stored_config
 from policy.weights import WeightsError, check_tensors, sorted_header
 
 PREFIX = "base_policy."
@@ -46,9 +47,9 @@ def from_reference(
         num_heads: of attention; None reads it off `inv_freq`, or takes the published 2 where the file has none.
         settings: policy settings that no shape tells, over `PARITY`.
     """
-    config = PolicyConfig(**{**PARITY, **_sizes(tensors, num_heads, where), **settings})
+    sizes = _sizes(tensors, num_heads, where)
     try:
-        config.validate("policy")
+        config = stored_config({**PARITY, **sizes, **settings})
     except ValueError as error:
         raise WeightsError(f"{where}: {error}") from error
     network = build_empty(config)

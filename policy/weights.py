@@ -6,18 +6,16 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
-from enum import StrEnum
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from policy.config import BackboneShape, PolicyConfig
+from policy.config import PolicyConfig
 from policy.networks.base import PolicyNetwork
 from policy.networks.registry import build_empty
+from policy.stored_config import stored_config
 
 FORMAT = "dllm-unmasking-policy/1"
 
@@ -57,69 +55,13 @@ def from_bytes(data: bytes, *, where: str, reuse: PolicyNetwork | None = None) -
         settings = json.loads(metadata.get("policy", "null"))
     except json.JSONDecodeError as error:
         raise WeightsError(f"{where}: its policy settings are no JSON ({error})") from error
-    config = _config(settings, where)
+    try:
+        config = stored_config(settings)
+    except ValueError as error:
+        raise WeightsError(f"{where}: {error}") from error
     network = reuse if reuse is not None and reuse.config == config else build_empty(config)
     load_strictly(network, tensors, where=where)
     return network
-
-
-def _config(settings: Any, where: str) -> PolicyConfig:
-    """The settings of a policy file; those that it does not have yet take their defaults."""
-    values = _checked(PolicyConfig, settings, f"{where}: policy")
-    if values.get("backbone") is not None:
-        values["backbone"] = BackboneShape(**_checked(BackboneShape, values["backbone"], f"{where}: policy.backbone"))
-    try:
-        config = PolicyConfig(**values)
-        config.validate("policy")
-        if config.backbone is not None:
-            config.backbone.validate("policy.backbone")
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{where}: {error}") from error
-    if config.reads_hidden and config.backbone is None:
-        raise WeightsError(
-            f"{where}: policy.backbone is null; needed: the shape of the dLLM with network {config.network!r}"
-        )
-    return config
-
-
-def _checked(kind: type[PolicyConfig] | type[BackboneShape], settings: Any, where: str) -> dict[str, Any]:
-    """The settings as keyword arguments; a `WeightsError` for one that `kind` does not have, or of another type or range."""
-    if not isinstance(settings, dict):
-        raise WeightsError(f"{where} settings are {settings!r}; needed: a mapping of names to values")
-    hints, known = get_type_hints(kind), {field.name: field for field in fields(kind)}
-    if unknown := sorted(set(settings) - set(known)):
-        raise WeightsError(f"{where} settings {unknown} are unknown; it was written by another version")
-    if missing := [name for name, field in known.items() if field.default is MISSING and name not in settings]:
-        raise WeightsError(f"{where} settings {missing} are missing")
-    for name, value in settings.items():
-        if not _fits(value, hints[name]):
-            raise WeightsError(f"{where}.{name} is {value!r}; allowed: {_described(hints[name])}")
-        if isinstance(value, int | float) and not known[name].metadata.get("minimum", value) <= value:
-            raise WeightsError(f"{where}.{name} is {value!r}; allowed: at least {known[name].metadata['minimum']}")
-    return settings
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value out of JSON is one of the type of a setting."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if isinstance(hint, UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return value in set(hint)
-    if hint is BackboneShape:
-        return isinstance(value, dict)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _described(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return ", ".join(map(repr, get_args(hint)))
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return ", ".join(repr(str(each)) for each in hint)
-    return str(hint) if isinstance(hint, UnionType) else hint.__name__
 
 
 def load_strictly(network: PolicyNetwork, tensors: dict[str, Tensor], *, where: str) -> None:

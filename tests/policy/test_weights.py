@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -136,6 +137,8 @@ def test_settings_of_another_version_are_named() -> None:
         ({"hidden_size": "x"}, "policy.hidden_size is 'x'; allowed: int"),
         ({"hidden_size": True}, "policy.hidden_size is True; allowed: int"),
         ({"num_confidences": 0}, "policy.num_confidences is 0; allowed: at least 1"),
+        ({"policy_temperature": 0.0}, "policy.policy_temperature is 0.0; allowed: above 0"),
+        ({"policy_temperature": math.nan}, "policy.policy_temperature is nan; allowed: above 0"),
         ({"num_heads": 3}, "'policy.hidden_size' is 16; allowed: a multiple of 2 * num_heads = 6"),
         ({"distribution": "foo"}, "policy.distribution is 'foo'; allowed: 'bernoulli', "),
         ({"scope": "all"}, "policy.scope is 'all'; allowed: 'block', 'masked', 'canvas'"),

@@ -45,6 +45,8 @@ class Measured:
     heuristics: Mapping[Arm, Figures]
     curves: Mapping[str, tuple[list[int], list[float]]]
     """Training metric -> (updates, values)."""
+    num_supervised: int = 0
+    """Updates of imitation before the first of GRPO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,14 @@ def measure(run: StudyRun, *, alpha: float) -> Measured:
     found = {arm: figures(records, alpha=alpha, canvas_length=length) for arm, records in groups.items()}
     (learned,) = [arm for arm in found if arm.is_learned]
     curves: dict[str, tuple[list[int], list[float]]] = {}
-    for line in read_jsonl(run.path / "metrics.jsonl"):
+    lines = read_jsonl(run.path / "metrics.jsonl")
+    for line in lines:
         for name, value in line["values"].items():
             steps, values = curves.setdefault(name, ([], []))
             steps.append(line["step"])
             values.append(value)
-    return Measured(run, found.pop(learned), found, curves)
+    num_supervised = sum("imitation_loss" in line["values"] for line in lines)
+    return Measured(run, found.pop(learned), found, curves, num_supervised)
 
 
 def figures(records: Sequence[ExampleRecord], *, alpha: float, canvas_length: int) -> Figures:

@@ -1,4 +1,5 @@
-"""A finished study as plots: the frontier of accuracy against NFE, and training curves."""
+"""A finished study as plots: the frontier of accuracy against NFE, or accuracy alone where all take as many passes, and training
+curves."""
 
 from __future__ import annotations
 
@@ -14,16 +15,26 @@ from matplotlib.figure import Figure
 from evaluation.plots import sampler_colour
 from learner.studies.catalogue import Study
 from learner.studies.figures import Measured
-from learner.studies.tables import by_arm
+from learner.studies.tables import best_heuristics, by_arm
 
 _COLOURS = ("#d93025", "#6f42c1", "#ef6c00", "#000000", "#3949ab", "#ff6fae", "#9e9d24", "#00b8d4", "#7f0000", "#8bc34a",
             "#b39ddb", "#607d8b")  # fmt: skip
 """Of arms; those of heuristics are `sampler_colour`'s."""
+_SAME_NFE = 1.02
+"""Largest over smallest NFE of samplers between which passes make no difference."""
+_SMOOTHED_UPDATES = 5
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
 
 def plot_frontier(study: Study, measured: Sequence[Measured], path: Path) -> None:
-    """Accuracy against NFE: every arm's seeds and every heuristic setting; a panel for each thing that arms are evaluated on."""
+    """Accuracy against NFE: every arm's seeds and every heuristic setting; a panel for each thing that arms are evaluated on.
+
+    Where all take as many passes, a line per arm and heuristic instead, with a star per seed.
+    """
+    nfes = [each.learned.nfe for each in measured] + [f.nfe for each in measured for f in each.heuristics.values()]
+    if max(nfes) <= _SAME_NFE * min(nfes):
+        _plot_accuracy(study, measured, path)
+        return
     arms_on = Counter(on for on, _ in {(each.run.arm.on, each.run.arm.name) for each in measured})
     # Where there is a single arm, there is nothing to compare.
     panels = [on for on in dict.fromkeys(each.run.arm.on for each in measured) if arms_on[on] > 1 or len(arms_on) == 1]
@@ -45,8 +56,28 @@ def plot_frontier(study: Study, measured: Sequence[Measured], path: Path) -> Non
     _save(figure, path)
 
 
+def _plot_accuracy(study: Study, measured: Sequence[Measured], path: Path) -> None:
+    colours = _colours(each.run.arm.label for each in measured)
+    lines = [
+        (mine[0].run.arm.label, [each.learned.accuracy for each in mine], "*", colours[mine[0].run.arm.label])
+        for mine in by_arm(measured).values()
+    ]
+    for arm, figures in best_heuristics(measured).items():
+        lines.append((f"heuristic: {arm.label}", [figures.accuracy], "D", sampler_colour(arm.sampler)))
+    lines.sort(key=lambda line: float(np.mean(line[1])))
+    figure = Figure(figsize=(8.5, 0.8 + 0.36 * len(lines)), layout="constrained")
+    axes = figure.subplots()
+    for number, (_, accuracies, marker, colour) in enumerate(lines):
+        axes.plot(accuracies, [number] * len(accuracies), marker, color=colour, ms=10 if marker == "*" else 6)
+    axes.set_yticks(range(len(lines)), [name for name, *_ in lines])
+    axes.set(xlabel=f"accuracy, all at {measured[0].learned.nfe:.2f} passes")
+    axes.grid(axis="y", lw=0.3)
+    axes.set_title(f"{study.name}: one star per seed", loc="left", fontsize=11)
+    _save(figure, path)
+
+
 def plot_curves(study: Study, measured: Sequence[Measured], path: Path) -> None:
-    """Training metrics over updates; a line per arm is the mean over seeds."""
+    """Training metrics over updates, supervised ones not counted; a line per arm is the mean over seeds and some updates."""
     colours = _colours(each.run.arm.label for each in measured)
     figure = Figure(figsize=(4.2 * len(study.curves), 3.6), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(study.curves))), study.curves, strict=True):
@@ -54,8 +85,12 @@ def plot_curves(study: Study, measured: Sequence[Measured], path: Path) -> None:
             found = [each.curves.get(name, ([], [])) for each in mine]
             length = min(len(steps) for steps, _ in found)
             if length > 1:
-                mean = np.mean([values[:length] for _, values in found], axis=0)
-                axes.plot(found[0][0][:length], mean, color=colours[mine[0].run.arm.label], lw=1.2, label=arm)
+                mean, width = np.mean([values[:length] for _, values in found], axis=0), min(length, _SMOOTHED_UPDATES)
+                smooth = np.convolve(mean, np.full(width, 1 / width), "valid")
+                updates = np.asarray(found[0][0][:length]) - mine[0].num_supervised
+                colour = colours[mine[0].run.arm.label]
+                axes.plot(updates, mean, color=colour, lw=0.5, alpha=0.4)
+                axes.plot(updates[width - 1 :], smooth, color=colour, lw=1.4, label=arm)
         axes.set(xlabel="update", title=name)
     axes.legend(fontsize=6, frameon=False)
     _save(figure, path)

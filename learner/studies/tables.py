@@ -131,6 +131,9 @@ def _difference(of_seed: Mapping[int, Figures], baseline: Mapping[int, float]) -
     differences = [of_seed[seed].reward - baseline[seed] for seed in sorted(of_seed.keys() & baseline.keys())]
     if not any(differences):
         return "-"
+    if len(set(differences)) == 1:
+        # Of heuristics, whose figures are those of one run.
+        differences = differences[:1]
     return over_seeds(differences).text(digits=4, signed=True)
 
 

@@ -47,16 +47,17 @@ def study_tables(study: Study, measured: Sequence[Measured]) -> list[Rows]:
     tables = []
     for on in panels:
         here = [each for each in measured if each.run.arm.on == on]
+        baseline = _baseline_rewards(study, here)
         head = (
             "trained on" if on else "arm",
             "accuracy",
             "NFE",
             "reward",
-            *([f"minus {study.baseline}"] if study.baseline else []),
+            *([f"minus {study.baseline}"] if baseline else []),
             *(f"Pass@{n}" for n in study.pass_at),
             "seeds",
         )
-        tables.append(Rows(f"evaluated on {on}" if on else study.question, head, _arm_rows(study, here)))
+        tables.append(Rows(f"evaluated on {on}" if on else study.question, head, _arm_rows(study, here, baseline)))
     if gaps := _gap_rows(study, measured):
         head = ("evaluated on", "trained on", "reward lost", "the mixture's gain", "share of the gap closed")
         tables.append(
@@ -65,9 +66,8 @@ def study_tables(study: Study, measured: Sequence[Measured]) -> list[Rows]:
     return tables
 
 
-def _arm_rows(study: Study, measured: Sequence[Measured]) -> list[Row]:
+def _arm_rows(study: Study, measured: Sequence[Measured], baseline: Mapping[int, float]) -> list[Row]:
     """One row per trained arm, best first, then the best setting of every heuristic."""
-    baseline = _baseline_rewards(study, measured)
     trained = [
         (mine[0].run.arm.label, {each.run.seed: each.learned for each in mine}) for mine in by_arm(measured).values()
     ]
@@ -80,7 +80,7 @@ def _arm_rows(study: Study, measured: Sequence[Measured]) -> list[Row]:
 
 
 def _baseline_rewards(study: Study, measured: Sequence[Measured]) -> Mapping[int, float]:
-    """Training seed -> reward of the study's baseline; a heuristic has the same for all."""
+    """Training seed -> reward of the study's baseline, a heuristic's the same for all; nothing where it is not evaluated."""
     for arm, figures in best_heuristics(measured).items():
         if arm.sampler == study.baseline:
             return {each.run.seed: figures.reward for each in measured}
@@ -120,7 +120,7 @@ def _row(
         over_seeds([f.accuracy for f in figures]).text(percent=True),
         over_seeds([f.nfe for f in figures]).text(digits=2),
         over_seeds([f.reward for f in figures]).text(digits=4),
-        *([_difference(of_seed, baseline)] if study.baseline else []),
+        *([_difference(of_seed, baseline)] if baseline else []),
         *(_pass_at(figures, n) for n in study.pass_at),
         str(len(figures)),
     )

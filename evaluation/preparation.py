@@ -117,7 +117,7 @@ def prepare(
     for spec in specs.values():
         _check_policies(policies, spec)
     config.decode.check_models(config.model_configs)
-    check_model_devices({section_of(name): model for name, model in config.model_configs.items()}, config.rollout)
+    check_model_devices(config.model_configs, config.rollout)
     for policy in policies:
         config.decode.check_scope(policy.config.scope, f"{policy.where}: its scope")
         try:

@@ -8,7 +8,6 @@ from cluster.errors import UserError
 from policy.config import PolicyConfig
 from policy.reference_policies import check_reference
 from rollout_workers.config import check_device, check_model_devices
-from rollout_workers.hosting import section_of
 
 if TYPE_CHECKING:
     from learner.config import LearnerConfig, RunConfig
@@ -31,8 +30,7 @@ def check_compatible(config: RunConfig, prefix: str) -> None:
         )
     config.evaluation.inference.check(policy, where=f"{prefix}evaluation.inference")
     config.decode.check_models(config.model_configs, prefix)
-    sections = {section_of(name): model for name, model in config.model_configs.items()}
-    check_model_devices(sections, config.rollout, prefix)
+    check_model_devices(config.model_configs, config.rollout, prefix)
     check_device(f"{prefix}learner.device", learner.device, f"{prefix}learner.gpus_per_rank", learner.gpus_per_rank)
     config.decode.check_scope(policy.scope, f"config key '{prefix}policy.scope'")
 

@@ -10,6 +10,7 @@ from typing import Literal
 from cluster.config import setting
 from cluster.errors import UserError
 from policy.scope import Scope
+from rollout_workers.hosting import section_of
 from rollout_workers.models.options import LoadOptions
 from rollout_workers.rewards import check_terms
 
@@ -149,10 +150,13 @@ def check_device(key: str, device: str, gpus_key: str, gpus: float) -> None:
 
 
 def check_model_devices(models: Mapping[str, ModelConfig], rollout: RolloutConfig, prefix: str = "") -> None:
-    """The same of every model; `models` are by their section's name."""
-    for section, model in models.items():
+    """The same of every model; `models` are by name (`rollout_workers.hosting`)."""
+    for name, model in models.items():
         check_device(
-            f"{prefix}{section}.device", model.device, f"{prefix}rollout.gpus_per_worker", rollout.gpus_per_worker
+            f"{prefix}{section_of(name)}.device",
+            model.device,
+            f"{prefix}rollout.gpus_per_worker",
+            rollout.gpus_per_worker,
         )
 
 

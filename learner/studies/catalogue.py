@@ -67,7 +67,10 @@ _QUICK = (
     "evaluation.num_examples=64",
     "evaluation.policy_temperatures=[]",
 )
-_SWEEP = "evaluation.heuristics={random: [8, 16], low_confidence: [4, 8, 16], threshold: [0.15, 0.5, 0.7, 0.9, 0.99]}"
+_SWEEP = (
+    "evaluation.heuristics={random: [16], low_confidence: [4, 16], threshold: [0.15, 0.5, 0.7, 0.9, 0.99], factor: [2, 5]}",
+    "evaluation.block_lengths=[8, 16, 24, 48]",
+)
 
 _PUZZLES = "Sudoku with 4 or 5 givens, trained at alpha = 10"
 _FAST_PUZZLES = ("task=sudoku_hard_infill", "reward.alpha=10", "evaluation.block_lengths=[24]")
@@ -79,7 +82,7 @@ _ABLATIONS = Study(
     settings=(*_SIZE, _NO_HEURISTICS, _AS_TRAINED),
     quick=_QUICK,
     arms=(
-        StudyArm("base", sweep=(_SWEEP,)),
+        StudyArm("base", sweep=_SWEEP),
         # Arithmetic is right two times in three after a single pass: nothing is lost there by being as fast as can be.
         StudyArm("additive reward", (*_FAST_PUZZLES, "reward.terms={additive: 1, multiplicative: 0}"), on=_PUZZLES),
         StudyArm("multiplicative reward", _FAST_PUZZLES, sweep=(_PUZZLE_SWEEP,), on=_PUZZLES),
@@ -112,7 +115,7 @@ _ALPHA = Study(
     quick=_QUICK,
     arms=(
         *(
-            StudyArm(f"alpha {alpha:g}", (f"reward.alpha={alpha}",), sweep=(_SWEEP,) if alpha == 1 else ())
+            StudyArm(f"alpha {alpha:g}", (f"reward.alpha={alpha}",), sweep=_SWEEP if alpha == 1 else ())
             for alpha in _ALPHAS
         ),
         *(_without_training(f"beta {beta:g}", f"evaluation.inference.prob_scale={beta}") for beta in _BETAS),
@@ -131,7 +134,7 @@ _STEERING = Study(
     quick=_QUICK,
     alpha=0.3,
     arms=(
-        StudyArm("without", sweep=(_SWEEP,)),
+        StudyArm("without", sweep=_SWEEP),
         StudyArm("mixture (published)", (*_EXPERT, "learner.steering.mode=mixture")),
         StudyArm("per-decision mixture", (*_EXPERT, "learner.steering.mode=per_decision")),
         StudyArm("policy ratio", (*_EXPERT, "learner.steering.mode=policy_ratio")),
@@ -221,10 +224,10 @@ _TRANSFER = Study(
     settings=(*_SIZE, _NO_HEURISTICS, _AS_TRAINED),
     quick=_QUICK,
     arms=(
-        StudyArm("arithmetic", sweep=(_SWEEP,), on=ARITHMETIC),
-        StudyArm("sudoku", _SUDOKU, sweep=(_SWEEP,), on=SUDOKU),
+        StudyArm("arithmetic", sweep=_SWEEP, on=ARITHMETIC),
+        StudyArm("sudoku", _SUDOKU, sweep=_SWEEP, on=SUDOKU),
         StudyArm("sudoku, canvas 24", _SUDOKU_24, on="sudoku, shipped dLLM, canvas 24"),
-        StudyArm("second", (_ON_SECOND,), sweep=(_SWEEP,), on=OTHER, need=SECOND),
+        StudyArm("second", (_ON_SECOND,), sweep=_SWEEP, on=OTHER, need=SECOND),
         StudyArm(
             "mixture",
             (

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from learner.config import LearnerConfig, RunConfig
 
 
+_COUNTING = ("low_confidence", "random", "margin", "entropy", "left_to_right")
+"""Heuristics whose parameter is the number of positions per pass."""
+
+
 def check_compatible(config: RunConfig, prefix: str) -> None:
     """Raises a ValueError for the first choice that another one rules out; `prefix` stands before the keys."""
     policy, learner = config.policy, config.learner
@@ -59,13 +63,18 @@ def _check_experts(policy: PolicyConfig, learner: LearnerConfig, prefix: str) ->
             f"config key '{prefix}policy.candidates_only' is True; allowed: False with learner.imitation.objective=decisions, "
             "for the heuristic may choose a position that is no candidate"
         )
-    is_single = imitation.heuristic in ("low_confidence", "random") and imitation.parameter == 1
-    scores_imitation = scores_sets or (policy.distribution == "categorical" and is_single)
-    if imitation.num_steps and not scores_imitation:
+    if not imitation.num_steps or scores_sets:
+        return
+    if policy.distribution != "categorical":
+        raise UserError(
+            f"config key '{prefix}learner.imitation.num_steps' is {imitation.num_steps}; allowed: 0 with {_distribution(policy)}, "
+            "which gives a heuristic's set no likelihood"
+        )
+    if imitation.heuristic not in _COUNTING or imitation.parameter != 1:
         raise UserError(
             f"config key '{prefix}learner.imitation.heuristic' is {imitation.heuristic!r} with parameter "
-            f"{imitation.parameter:g}; allowed: a heuristic whose decisions {_distribution(policy)} can make"
-            + (" ('low_confidence' or 'random' with parameter 1)" if policy.distribution == "categorical" else "")
+            f"{imitation.parameter:g}; allowed: {', '.join(_COUNTING)} with parameter 1, one position per decision as "
+            f"{_distribution(policy)} makes them"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster.config import first_difference
 from cluster.errors import UserError
 from evaluation.arms import check_heuristic
-from learner.config import RunConfig
+from learner.config import RunConfig, SteeringConfig
 from policy.factory import HEURISTICS, heuristic_kind, heuristic_parameters
 from policy.weights import WeightsError, from_bytes
 from rollout_workers.config import check_block_length
@@ -25,6 +25,7 @@ def check_experts(config: RunConfig, *, block_length: int) -> None:
         _check_expert(steering.heuristic, "learner.steering.heuristic")
         for parameter in steering.parameters:
             check_heuristic(steering.heuristic, parameter, "learner.steering.parameters")
+        _check_mixture(steering)
         _check_block(steering.block_length, block_length, "learner.steering.block_length")
     if imitation.num_steps:
         _check_expert(imitation.heuristic, "learner.imitation.heuristic")
@@ -59,11 +60,28 @@ def _check_expert(name: str, key: str) -> None:
     try:
         is_expert = heuristic_kind(name).is_expert and not heuristic_parameters(name, {}).get("eos")
     except ValueError as error:
-        raise UserError(f"config key '{key}' is {name!r}: {error}; allowed: {', '.join(experts)}") from error
+        # That it is unknown is said with all heuristics there are, of which not all are experts.
+        why = str(error).partition("; allowed:")[0]
+        raise UserError(f"config key '{key}' is {name!r}: {why}; allowed: {', '.join(experts)}") from error
     if not is_expert:
         raise UserError(f"config key '{key}' is {name!r}; allowed: {', '.join(experts)}")
 
 
+def _check_mixture(steering: SteeringConfig) -> None:
+    """The mixture gives each expert's decision that expert's whole share: it must decide the same every time, and be there once."""
+    if heuristic_kind(steering.heuristic).is_random:
+        if steering.mode != "policy_ratio":
+            raise UserError(
+                f"config key 'learner.steering.mode' is {steering.mode!r}; allowed: 'policy_ratio' with "
+                f"learner.steering.heuristic={steering.heuristic}, whose decisions are drawn"
+            )
+    elif len(set(steering.parameters)) < len(steering.parameters):
+        raise UserError(
+            f"config key 'learner.steering.parameters' is {list(steering.parameters)}; allowed: each value once, for "
+            f"{steering.heuristic!r} decides the same every time"
+        )
+
+
 def _check_block(expert: int | None, block_length: int, key: str) -> None:
     if expert is not None:
-        check_block_length(expert, block_length, key)
+        check_block_length(expert, block_length, key, of="policy's block length")

@@ -30,6 +30,8 @@ from policy.learned import ScoredSteps
 from policy.reference_policies import make_reference
 from policy.trajectory import PackedSteps
 
+_OF_RATIOS = frozenset({"kl", "clipped_share", "stale_kl"})
+
 
 @dataclass(slots=True)
 class Tally:
@@ -39,25 +41,30 @@ class Tally:
     max_ratio_gap: float = 0.0
     max_stale_gap: float = 0.0
     """The same between the weights at the update's start and those that decided; 0 where these are not told apart."""
+    num_ratios: int = 0
+    """Over decisions, or over trajectories where these have one each."""
     _sums: dict[str, float] = field(default_factory=dict)
 
     def add(self, **values: float) -> None:
-        """Adds to sums over steps, by metric."""
+        """Adds to sums over steps, those of ratios to sums over these, by metric."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def add_surrogate(self, terms: SurrogateTerms) -> None:
-        """Takes what a clipped surrogate says of itself."""
+    def add_surrogate(self, terms: SurrogateTerms, num_ratios: int, *, is_stale: bool) -> None:
+        """Takes what a clipped surrogate says of itself; `is_stale` where its ratios are to weights before the update's own."""
         self.loss += float(terms.loss.detach())
         self.max_ratio_gap = max(self.max_ratio_gap, terms.max_ratio_gap)
+        self.num_ratios += num_ratios
         self.add(kl=terms.sum_kl, clipped_share=terms.num_clipped)
+        if is_stale:
+            self.add(stale_kl=terms.sum_kl)
 
     def means(
         self, num_steps: int, *, only: Set[str] | None = None, without: Set[str] = frozenset()
     ) -> dict[str, Metric]:
-        """The sums over the number of steps."""
+        """The sums over the number of steps, or of ratios."""
         names = [name for name in self._sums if (only is None or name in only) and name not in without]
-        return {name: Mean(self._sums[name], num_steps) for name in names}
+        return {name: Mean(self._sums[name], self.num_ratios if name in _OF_RATIOS else num_steps) for name in names}
 
 
 class Objective(Protocol):
@@ -140,6 +147,7 @@ class GrpoObjective:
         self._weight_N = torch.from_numpy(batch.weight_N).to(config.device)
         self._coefficient_N: Tensor | None = None
         self._is_decoupled = config.max_weight_lag > 0 and config.stale_correction == "decoupled"
+        self._is_stale = config.max_weight_lag > 0 and not self._is_decoupled
         self._anchor_N: Tensor | None = None
         """Log-probabilities under the weights at the update's start, of the spans that have been seen; NaN of the others."""
         self.has_trajectory_terms = config.ratio == "trajectory" or pull.kind == "output_kl"
@@ -163,7 +171,7 @@ class GrpoObjective:
                 clip_low=config.clip_low,
                 clip_high=config.clip_high,
             )
-            tally.add_surrogate(terms)
+            tally.add_surrogate(terms, len(sum_R), is_stale=self._is_stale)
             loss = loss + terms.loss
         if self._regulariser is not None and config.regulariser.kind == "output_kl":
             reference_R = trajectory_sums(self._regulariser.log_prob(batch.steps, open_NL), offsets_R)
@@ -197,9 +205,7 @@ class GrpoObjective:
                 clip_low=config.clip_low,
                 clip_high=config.clip_high,
             )
-            tally.add_surrogate(terms)
-            if config.max_weight_lag and not self._is_decoupled:
-                tally.add(stale_kl=terms.sum_kl)
+            tally.add_surrogate(terms, len(old_N), is_stale=self._is_stale)
             parts.append(terms.loss)
         if self._coefficient_N is not None:
             parts.append((self._coefficient_N[span] * scored.log_prob_N).sum())
@@ -221,7 +227,7 @@ class GrpoObjective:
 
     def _describe(self, scored: ScoredSteps, tally: Tally) -> None:
         """Of independent draws also the mean probability of committing an eligible position, before any is forced."""
-        tally.add(commit_entropy=float(scored.entropy_N.detach().sum()))
+        tally.add(commit_entropy=_sum_entropy(scored, self._distribution))
         if isinstance(self._distribution, Bernoulli):
             share_NL = torch.sigmoid(self._distribution.scaled(scored.logits_NL.detach())) * scored.open_NL
             tally.add(mean_unmask_prob=float((share_NL.sum(1) / scored.open_NL.sum(1).clamp(min=1)).sum()))
@@ -233,8 +239,15 @@ class ImitationObjective:
     mixes_experts = False
     has_trajectory_terms = False
 
-    def __init__(self, config: LearnerConfig, batch: UpdateBatch, regulariser: Regulariser | None) -> None:
+    def __init__(
+        self,
+        config: LearnerConfig,
+        batch: UpdateBatch,
+        distribution: SetDistribution,
+        regulariser: Regulariser | None,
+    ) -> None:
         self._weight_N = torch.from_numpy(batch.weight_N).to(config.device)
+        self._distribution = distribution
         self._reference = regulariser if config.imitation.objective == "reference" else None
 
     def set_trajectories(self, log_prob_N: Tensor, open_NL: Tensor, tally: Tally) -> None:
@@ -243,7 +256,15 @@ class ImitationObjective:
     def loss(self, scored: ScoredSteps, span: slice, tally: Tally) -> Tensor:
         """The span's part of the objective."""
         loss_N = -scored.log_prob_N if self._reference is None else self._reference.cross_entropy(scored)
-        tally.add(commit_entropy=float(scored.entropy_N.detach().sum()), imitation_loss=float(loss_N.detach().sum()))
+        tally.add(commit_entropy=_sum_entropy(scored, self._distribution), imitation_loss=float(loss_N.detach().sum()))
         loss = (self._weight_N[span] * loss_N).sum()
         tally.loss += float(loss.detach())
         return loss
+
+
+def _sum_entropy(scored: ScoredSteps, distribution: SetDistribution) -> float:
+    """Nats of the decisions, added up: of independent draws those of all eligible positions, else of the first choice."""
+    entropy_N = scored.entropy_N.detach()
+    if isinstance(distribution, Bernoulli):
+        entropy_N = entropy_N * scored.open_NL.sum(1)
+    return float(entropy_N.sum())

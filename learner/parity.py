@@ -44,8 +44,9 @@ def quirks(config: Mapping[str, Any]) -> dict[str, Any]:
     names = {task_of(name) for name in ([task] if isinstance(task, str) else task) if isinstance(name, str)}
     graded = sorted(name for name in names if KEY in task_settings(name))
     trained = _DISTRIBUTIONS[distribution]
+    ordered = {"dpls_likelihood": "order"} if trained == "dpls" else {}
     return {
-        "policy": {**_POLICY, "distribution": trained},
+        "policy": {**_POLICY, "distribution": trained, **ordered},
         "evaluation": {"inference": {"forced_argmax": trained == "bernoulli"}},
         "task_settings": {name: {KEY: True} for name in graded},
     }

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from cluster.metrics import Count, Maximum, Mean, Metric
 from learner.buffer import TrajectoryBuffer
+from policy.trajectory import TrajectoryRow
 from rollout_workers.grading.answers import GradeKind
 from rollout_workers.hosting import MAIN, model_of, task_of
 from rollout_workers.lease import Lease, LeaseSummary
@@ -53,6 +56,7 @@ def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
         "nfe_max": Maximum(max(row.nfe for row in rows)),
         "unparsable_share": _mean([grade.kind is GradeKind.UNPARSABLE for grade in grades]),
         "grader_error_share": _mean([not grade.is_valid for grade in grades]),
+        "empty_share": _empty_share(rows),
         "step_limit_share": _mean([row.status == "step_limit" for row in rows]),
         "near_tie_share": _mean([row.num_near_ties > 0 for row in rows]),
     }
@@ -70,6 +74,13 @@ def _row_metrics(summaries: list[LeaseSummary]) -> dict[str, Metric]:
 
 def _mean(observations: Sequence[float]) -> Mean:
     return Mean(float(sum(observations)), len(observations))
+
+
+def _empty_share(rows: Sequence[TrajectoryRow]) -> Mean:
+    """Passes after which nothing was committed, over all passes."""
+    num_passes = sum(row.nfe for row in rows)
+    num_committing = sum(len(np.unique(row.order_L[row.order_L > 0])) for row in rows)
+    return Mean(float(num_passes - num_committing), num_passes)
 
 
 def _in_metric_names(task: str) -> str:

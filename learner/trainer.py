@@ -98,7 +98,7 @@ class Trainer:
         plan = self._plan(rows, imitate=imitate)
         batch = take_share(plan, plan.share(ranks.rank, ranks.num_ranks), rows, fetch)
         if imitate:
-            return self._optimise(batch, ImitationObjective(config, batch, self._regulariser))
+            return self._optimise(batch, ImitationObjective(config, batch, self.distribution, self._regulariser))
         objective = GrpoObjective(config, batch, self.distribution, self._regulariser, progress=self._progress())
         return self._describe(batch) | self._optimise(batch, objective)
 
@@ -134,8 +134,7 @@ class Trainer:
     def _optimise(self, batch: UpdateBatch, objective: Objective) -> dict[str, Metric]:
         """mu optimiser steps; an empty batch moves neither weights nor schedule."""
         num_steps = batch.num_steps
-        num_empty = int((~batch.steps.committed_NL.any(1)).sum()) if batch.steps is not None else 0
-        metrics: dict[str, Metric] = {"learned_steps": Count(num_steps), "empty_share": Mean(num_empty, num_steps)}
+        metrics: dict[str, Metric] = {"learned_steps": Count(num_steps)}
         norms: list[float] = []
         for iteration in range(self.config.num_iterations if batch.num_update_steps else 0):
             tally = Tally()

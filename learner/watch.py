@@ -34,6 +34,11 @@ class WatchConfig:
     hacked_accuracy: float = setting(
         0.1, help="reward_hacking: 'near zero'; healthy runs start far above it", minimum=0.0, maximum=1.0
     )
+    hacked_accuracy_of_start: float = setting(
+        0.7,
+        help="reward_hacking: accuracy over that of the first update, for tasks where a pass or two is often right",
+        minimum=0.0,
+    )
     hacked_nfe_of_start: float = setting(
         0.25,
         help="reward_hacking: collapsed NFE over that of the first update; good policies get there too, but accurate",
@@ -65,7 +70,7 @@ class WatchConfig:
     )
     min_entropy: float = setting(
         0.05,
-        help="entropy_collapse: nats per decision, here 99% sure of every position; good runs end above 0.1",
+        help="entropy_collapse: nats per decision, here 99 in 100 decisions of a state are alike",
         minimum=0.0,
     )
     solved_accuracy: float = setting(
@@ -104,7 +109,7 @@ class Watch:
         self._config = config
         self._canvas_length = canvas_length
         self._num_blocks = canvas_length // (block_length or canvas_length)
-        self._start_nfe: float | None = None
+        self._start: _Record | None = None
         self._norms: deque[float] = deque(maxlen=max(_NORM_HISTORY, 4 * config.window))
         window = config.window
         self._finite = _Signature("divergence", ("loss", "grad_norm", "kl"), _not_finite, is_fatal=True, known=any)
@@ -132,8 +137,8 @@ class Watch:
         if "imitation_loss" in record or _not_finite(record):
             return alarms
         known = {name: value for name, value in record.items() if not math.isnan(value)}
-        if self._start_nfe is None:
-            self._start_nfe = known.get("nfe")
+        if self._start is None and {"nfe", "accuracy"} <= known.keys():
+            self._start = {name: known[name] for name in ("nfe", "accuracy")}
         for signature in self._signatures:
             alarms += signature.observe(step, known)
         if "grad_norm" in known:
@@ -141,20 +146,20 @@ class Watch:
         return alarms
 
     def _reward_hacking(self, record: _Record) -> str | None:
-        config, nfe, accuracy, start = self._config, record["nfe"], record["accuracy"], self._start_nfe
+        config, nfe, accuracy, start = self._config, record["nfe"], record["accuracy"], self._start
         assert start is not None
         bound = max(
-            config.hacked_nfe_of_start * start,
+            config.hacked_nfe_of_start * start["nfe"],
             config.hacked_nfe_of_canvas * self._canvas_length,
             _ALMOST_ONE_PASS * self._num_blocks,
         )
-        if nfe > bound or accuracy > config.hacked_accuracy:
+        if nfe > bound or accuracy > max(config.hacked_accuracy, config.hacked_accuracy_of_start * start["accuracy"]):
             return None
         return (
-            f"NFE {nfe:.3g} (first {start:.3g}, canvas {self._canvas_length}) at accuracy {accuracy:.3g}: the reward "
-            "pays for fast wrong answers; set reward.terms to {multiplicative: 1.0} in place of 'additive', or lower "
-            "reward.alpha; where the reward is that already, lower learner.learning_rate or add experts with "
-            "learner.steering.parameters"
+            f"NFE {nfe:.3g} (first {start['nfe']:.3g}, canvas {self._canvas_length}) at accuracy {accuracy:.3g} (first "
+            f"{start['accuracy']:.3g}): the reward pays for fast wrong answers; set reward.terms to "
+            "{multiplicative: 1.0} in place of 'additive', or lower reward.alpha; where the reward is that already, "
+            "lower learner.learning_rate or add experts with learner.steering.parameters"
         )
 
     def _empty_actions(self, record: _Record) -> str | None:

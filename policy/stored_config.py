@@ -5,6 +5,7 @@ This module imports no torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, fields
 from enum import StrEnum
 from types import UnionType
@@ -58,7 +59,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is BackboneShape:
         return isinstance(value, dict)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
@@ -67,4 +68,6 @@ def _described(hint: Any) -> str:
         return ", ".join(map(repr, get_args(hint)))
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return ", ".join(repr(str(each)) for each in hint)
+    if hint is float:
+        return "a finite number"
     return str(hint) if isinstance(hint, UnionType) else hint.__name__

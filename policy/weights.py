@@ -65,18 +65,13 @@ def from_bytes(data: bytes, *, where: str, reuse: PolicyNetwork | None = None) -
 
 
 def load_strictly(network: PolicyNetwork, tensors: dict[str, Tensor], *, where: str) -> None:
-    """Copies `tensors` into the network; a missing, extra or misshapen tensor is a `WeightsError` that names it."""
+    """Copies `tensors` into the network; a `WeightsError` as of `check_tensors`."""
     check_tensors({name: value.shape for name, value in network.state_dict().items()}, tensors, where=where)
-    for name, value in tensors.items():
-        if not value.is_floating_point():
-            raise WeightsError(f"{where}: tensor {name!r} is {value.dtype}; needed: floating point")
-        if not bool(value.isfinite().all()):
-            raise WeightsError(f"{where}: tensor {name!r} holds values that are not finite")
     network.load_state_dict(tensors)
 
 
 def check_tensors(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """A missing, extra or misshapen tensor is a `WeightsError` that names it; `expected` has the shapes."""
+    """A missing, extra, misshapen or damaged tensor is a `WeightsError` that names it; `expected` has the shapes."""
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
             raise WeightsError(f"{where}: tensor {name!r} is missing")
@@ -86,6 +81,11 @@ def check_tensors(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, T
             raise WeightsError(
                 f"{where}: tensor {name!r} has shape {list(tensors[name].shape)}; expected {list(expected[name])}"
             )
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            raise WeightsError(f"{where}: tensor {name!r} is {value.dtype}; needed: floating point")
+        if not bool(value.isfinite().all()):
+            raise WeightsError(f"{where}: tensor {name!r} holds values that are not finite")
 
 
 def _read(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -160,13 +160,11 @@ def check_model_devices(models: Mapping[str, ModelConfig], rollout: RolloutConfi
         )
 
 
-def check_block_length(block_length: int, canvas_length: int, key: str) -> None:
-    """Refuses a block length that does not divide the canvas."""
-    if block_length > canvas_length or canvas_length % block_length:
-        divisors = [n for n in range(1, canvas_length + 1) if canvas_length % n == 0]
-        raise UserError(
-            f"config key '{key}' is {block_length}; allowed: a divisor of the canvas length {canvas_length}: {divisors}"
-        )
+def check_block_length(block_length: int, length: int, key: str, *, of: str = "canvas length") -> None:
+    """Refuses a block length that does not divide `length`: the canvas, or what `of` calls it."""
+    if block_length > length or length % block_length:
+        divisors = [n for n in range(1, length + 1) if length % n == 0]
+        raise UserError(f"config key '{key}' is {block_length}; allowed: a divisor of the {of} {length}: {divisors}")
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ STEERED = "learner.steering.parameters=[0.9]"
         ),
         (
             ["policy.distribution=categorical", "learner.imitation.num_steps=2"],
-            r"'threshold' with parameter 0\.9; allowed: .*'low_confidence' or 'random' with parameter 1",
+            r"'threshold' with parameter 0\.9; allowed: low_confidence, random, margin, .* with parameter 1",
         ),
+        (["policy.distribution=top_k", "policy.top_k=2", "learner.imitation.num_steps=2"], "is 2; allowed: 0 with .*'top_k'"),
+        (["policy.distribution=dpls", "learner.imitation.num_steps=2"], "num_steps' is 2; allowed: 0 with distribution 'dpls'"),
         (
             [*PULLED, "learner.regulariser.reference=softmax_confidence", "learner.regulariser.parameter=1"],
             r"learner\.regulariser",
@@ -81,14 +83,36 @@ def test_the_first_choice_that_another_rules_out_is_named(settings: list[str], s
 
 def test_experts_must_exist_and_fit_into_the_blocks() -> None:
     with pytest.raises(
-        UserError, match=r"learner\.steering\.heuristic' is 'nope': unknown heuristic 'nope'.*; allowed: "
-    ):
+        UserError, match=r"learner\.steering\.heuristic' is 'nope': unknown heuristic 'nope'; allowed: random, low_conf"
+    ) as caught:
         check_experts(resolve([STEERED, "learner.steering.heuristic=nope"]), block_length=48)
-    with pytest.raises(UserError, match=r"'learner\.steering\.block_length' is 7; allowed: a divisor"):
+    assert "klass" not in str(caught.value)
+    with pytest.raises(
+        UserError, match=r"'learner\.steering\.block_length' is 7; allowed: a divisor of the policy's block length 48"
+    ):
         check_experts(resolve([STEERED, "learner.steering.block_length=7"]), block_length=48)
     with pytest.raises(UserError, match=r"'learner\.imitation\.parameter'"):
         check_experts(resolve(["learner.imitation.num_steps=1", "learner.imitation.parameter=2"]), block_length=48)
     check_experts(resolve([STEERED, "learner.steering.block_length=16"]), block_length=48)
+
+
+def test_the_mixture_takes_experts_that_always_decide_the_same_each_once() -> None:
+    drawn = ["learner.steering.heuristic=random", "learner.steering.parameters=[4, 4]"]
+    with pytest.raises(
+        UserError, match=r"'learner\.steering\.mode' is 'mixture'; allowed: 'policy_ratio' with .*=random"
+    ):
+        check_experts(resolve(drawn), block_length=48)
+    check_experts(resolve([*drawn, "learner.steering.mode=policy_ratio"]), block_length=48)
+    with pytest.raises(UserError, match=r"'learner\.steering\.parameters' is \[0\.9, 0\.9\]; allowed: each value once"):
+        check_experts(resolve(["learner.steering.parameters=[0.9, 0.9]"]), block_length=48)
+
+
+@pytest.mark.parametrize("heuristic", ["random", "low_confidence", "margin", "entropy", "left_to_right"])
+def test_one_position_per_decision_can_be_imitated_by_a_policy_of_one_position(heuristic: str) -> None:
+    resolve(
+        ["policy.distribution=categorical", "learner.imitation.num_steps=2", "learner.imitation.parameter=1",
+         f"learner.imitation.heuristic={heuristic}"]
+    )  # fmt: skip
 
 
 def test_a_policy_to_start_from_must_be_there_whole_and_of_the_same_architecture(tmp_path: Path) -> None:

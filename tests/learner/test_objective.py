@@ -102,6 +102,51 @@ def test_at_the_output_level_the_gradient_is_that_of_the_sums_over_steps(size: i
 
 
 @pytest.mark.parametrize("size", [1000, 4])
+def test_what_is_said_of_ratios_of_trajectories_is_a_mean_over_trajectories(size: int) -> None:
+    settings: dict[str, Any] = {"ratio": "trajectory", "learning_rate": 0.05, "clip_low": 0.05, "clip_high": 0.05}
+    trainer = Trainer(POLICY, learner_config(num_iterations=2, micro_batch_steps=size, **settings), seed=0)
+    batch = decoded(trainer.network, GROUPS, NFES)
+    _, metrics = gradient_after_update(trainer, batch)
+    moved = Trainer(POLICY, learner_config(num_iterations=1, **settings), seed=0)
+    gradient_after_update(moved, batch)
+    gone = score_steps(moved.network, moved.distribution, batch.steps).log_prob_N - torch.from_numpy(
+        batch.steps.log_prob_N
+    )
+    log_ratio = torch.zeros(9).index_add(0, row_of_step(), gone.detach())[ADVANTAGES != 0]
+    ratio, advantage = log_ratio.exp(), torch.from_numpy(ADVANTAGES[ADVANTAGES != 0])
+    cut = torch.where(advantage > 0, ratio > 1.05, ratio < 0.95)
+    assert int(cut.sum()) > 0
+    assert metrics["clipped_share"] == pytest.approx(float(cut.float().mean()))
+    assert metrics["kl"] == pytest.approx(float((ratio - 1 - log_ratio).mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("ratio", ["step", "trajectory"])
+def test_plain_clipping_says_how_stale_the_weights_are(ratio: Any) -> None:
+    behind = Trainer(POLICY, learner_config(num_iterations=1), seed=1).network
+    batch = decoded(behind, GROUPS, NFES)
+    _, metrics = gradient_after_update(trainer_of(max_weight_lag=1, stale_correction="clip", ratio=ratio), batch)
+    assert metrics["stale_kl"] > 0
+    _, metrics = gradient_after_update(trainer_of(ratio=ratio), batch)
+    assert "stale_kl" not in metrics
+
+
+@pytest.mark.parametrize("distribution", ["bernoulli", "bernoulli_argmax", "dpls", "categorical"])
+def test_the_entropy_that_is_told_is_that_of_a_decision(distribution: Any) -> None:
+    """Of independent draws the sum over the positions, however many there are."""
+    trainer = trainer_of(replace(POLICY, distribution=distribution))
+    batch = decoded(trainer.network, GROUPS, NFES)
+    scored = score_steps(trainer.network, trainer.distribution, batch.steps)
+    kept = torch.from_numpy(ADVANTAGES[row_of_step().numpy()] != 0)
+    expected_N = scored.entropy_N.detach()
+    if "bernoulli" in distribution:
+        p = torch.sigmoid(scored.logits_NL.detach())
+        each_NL = -(p * p.log() + (1 - p) * (1 - p).log())
+        expected_N = (each_NL * scored.open_NL).sum(1)
+    _, metrics = gradient_after_update(trainer, batch)
+    assert metrics["commit_entropy"] == pytest.approx(float(expected_N[kept].mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1000, 4])
 def test_the_kl_of_outputs_weighs_whole_trajectories(size: int) -> None:
     regulariser = RegulariserConfig(kind="output_kl", reference="softmax_confidence", parameter=0.05, coefficient=0.2)
     trainer = trainer_of(CATEGORICAL, regulariser=regulariser, micro_batch_steps=size)

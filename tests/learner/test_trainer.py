@@ -129,7 +129,7 @@ def test_each_update_takes_mu_optimiser_steps_and_reports_how_far_it_moved() -> 
     assert metrics["kl"] > 0
     assert 0 <= metrics["clipped_share"] <= 1
     assert metrics["grad_norm"] > 0
-    assert 0 < metrics["commit_entropy"] <= math.log(2)
+    assert 0 < metrics["commit_entropy"] <= 8 * math.log(2)
     assert metrics["learned_steps"] == 8 + 6
 
 

@@ -35,11 +35,13 @@ SICK: dict[str, tuple[str, dict[str, float]]] = {
     "entropy_collapse": ("entropy_collapse", {"commit_entropy": 0.01}),
     "leftover_masks": ("leftover_masks", {"step_limit_share": 0.3}),
     "exploding norm": ("divergence", {"grad_norm": 30.0}),
+    "one pass, right by luck": ("reward_hacking", {"nfe": 1.03, "accuracy": 0.45}),
 }
 """Case -> the alarm, and what of an update gives it away if it lasts."""
 
 NEAR_MISSES: dict[str, dict[str, float]] = {
     "fast and right": {"nfe": 2.0, "accuracy": 0.9},
+    "fast and a little worse": {"nfe": 1.5, "accuracy": 0.6},
     "wrong but as slow as before": {"nfe": 24.0, "accuracy": 0.02},
     "Bernoulli near the end of its blocks": {"empty_share": 0.6},
     "groups mostly alike": {"zero_variance_share": 0.7},

@@ -177,6 +177,10 @@ def test_a_mismatch_is_named_with_its_shape() -> None:
         assert refusal(changed(name, None)) == f"tensor '{name}' is missing"
     for name in ("base_policy.value_head.weight", "confidence_proj.weight"):
         assert refusal(changed(name, torch.zeros(2))) == f"tensor '{name}' does not belong to this architecture"
+    lost = changed("base_policy.output_proj.bias", torch.full((1,), torch.nan))
+    assert refusal(lost) == "tensor 'base_policy.output_proj.bias' holds values that are not finite"
+    whole = changed("base_policy.output_proj.bias", torch.zeros(1, dtype=torch.int64))
+    assert refusal(whole) == "tensor 'base_policy.output_proj.bias' is torch.int64; needed: floating point"
     assert "expected a divisor of half the hidden size, 64" in refusal(changed(f"{BLOCK}.inv_freq", torch.ones(5)))
     other_base = changed(f"{BLOCK}.inv_freq", 500_000 ** -(torch.arange(32) / 32))
     assert refusal(other_base) == f"tensor '{BLOCK}.inv_freq' holds other rotary frequencies than those of base 10000"

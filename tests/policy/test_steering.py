@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from policy.behaviour import Behaviour
+from policy.config import PolicyConfig
 from policy.factory import make_heuristic
-from policy.learned import recorded_outcome, step_logits
+from policy.learned import make_distribution, recorded_outcome, step_logits
 from policy.observation import leading_block
 from policy.steering import ExpertUnmasker, expert_log_prob
 from tests.fakes.policies import lively_policy
@@ -104,6 +105,23 @@ def test_the_mixture_loses_the_gradient_where_the_policy_finds_the_decision_unli
     responsibility = SHARE * math.exp(log_pi) / (SHARE * math.exp(log_pi) + EXPERT_SHARE)
     assert norms["mixture"] / norms["policy_ratio"] == pytest.approx(responsibility, rel=1e-6)
     assert norms["mixture"] < 1e-12 < 0.1 < norms["per_decision"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("distribution", ["bernoulli", "bernoulli_argmax", "dpls"])
+def test_gradients_agree_with_finite_differences(mode: Any, distribution: Any) -> None:
+    if mode == "per_decision" and distribution == "dpls":
+        pytest.skip("its positions are not independent")
+    scorer = make_distribution(PolicyConfig(distribution=distribution, dpls_likelihood="set"))
+    generator = torch.Generator().manual_seed(3)
+    logits_NL = torch.randn(5, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    open_NL = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0], [1, 0, 1, 1], [0, 0, 1, 0]], dtype=torch.bool)
+    commit_NL = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 1, 0]], dtype=torch.bool)
+
+    def log_prob(logits_NL: torch.Tensor) -> torch.Tensor:
+        return expert_log_prob(scorer, logits_NL, open_NL, commit_NL, behaviour(mode))
+
+    assert torch.autograd.gradcheck(log_prob, (logits_NL,), eps=1e-6, atol=1e-6)
 
 
 def test_the_expert_asks_for_what_the_policy_and_the_heuristic_need() -> None:

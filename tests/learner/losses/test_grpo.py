@@ -127,6 +127,23 @@ def test_a_ratio_beyond_the_range_of_its_float_leaves_loss_and_gradient_finite(
     assert math.isfinite(terms.sum_kl)
 
 
+@pytest.mark.parametrize(("clip_low", "clip_high"), [(0.2, 0.2), (0.1, 0.4)])
+def test_gradients_agree_with_finite_differences(clip_low: float, clip_high: float) -> None:
+    """On both sides of both cuts and inside, for either sign of the advantage."""
+    log_ratio_N = torch.tensor([-1.0, -0.15, -0.05, 0.05, 0.25, 1.0], dtype=torch.float64).repeat(2)
+    old_N = torch.linspace(-9.0, -1.0, 12, dtype=torch.float64)
+    advantage_N = torch.tensor([0.7] * 6 + [-0.4] * 6, dtype=torch.float64)
+    weight_N = torch.linspace(0.1, 1.0, 12, dtype=torch.float64)
+    log_prob_N = (old_N + log_ratio_N).requires_grad_()
+
+    def loss(log_prob_N: torch.Tensor) -> torch.Tensor:
+        return clipped_surrogate(log_prob_N, old_N, advantage_N, weight_N, clip_low=clip_low, clip_high=clip_high).loss
+
+    assert torch.autograd.gradcheck(loss, (log_prob_N,), eps=1e-7, atol=1e-6)
+    (slope_N,) = torch.autograd.grad(loss(log_prob_N), log_prob_N)
+    assert 0 < int((slope_N == 0).sum()) < 12
+
+
 def test_no_steps_cost_nothing() -> None:
     empty = torch.zeros(0)
     terms = clipped_surrogate(empty, empty, empty, empty, clip_low=0.5, clip_high=0.5)

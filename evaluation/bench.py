@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -22,25 +23,83 @@ from cluster.logs import wide_console
 from evaluation.bench_cache import bench_cache, cache_table
 from evaluation.bench_inputs import random_rows, threshold_for_nfe
 from evaluation.bench_memory import Case, decode_table, measure_decode, measure_reduction, reduction_table
-from evaluation.bench_overhead import bench_overhead, overhead_table
-from evaluation.bench_rollouts import bench_rollouts, rollouts_tables
+from evaluation.bench_overhead import bench_overhead, overhead_brief, overhead_table
+from evaluation.bench_rollouts import bench_rollouts, rollouts_brief, rollouts_tables
 from evaluation.environment import environment_record
 from evaluation.public_reduction import PublicReduction
 from evaluation.random_models import SHAPES, random_model
 from evaluation.roofline import measure_matmul_peak
-from policy.factory import make_heuristic, make_learned
+from policy.factory import HEURISTICS, make_heuristic, make_learned
 from policy.unmasker import Unmasker
 from policy.weights import WeightsError, from_bytes
-from rollout_workers.caching import CacheSettings
+from rollout_workers.caching import CacheSettings, check_cache
 from rollout_workers.config import check_block_length
 from rollout_workers.grader import grade_all
 from rollout_workers.models.backbone import BackboneDLLM
+from rollout_workers.models.backoff import is_out_of_memory
 from rollout_workers.models.base import FrozenDLLM, ModelError
 from rollout_workers.models.compiled import compiled
-from rollout_workers.models.load import DTYPES, load_model, load_tokenizer
+from rollout_workers.models.load import DTYPES, check_model, load_model, load_tokenizer
 from rollout_workers.rollout import pose_each
 from rollout_workers.sequence import Sequence as Row
 from rollout_workers.tasks import Split, make_task
+
+
+class _Lines:
+    """A benchmark's figures, line by line: each is told and written to the JSON file as soon as it is there.
+
+    A line that does not fit into memory is left out and said so, so that the others are not lost.
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, console: Console, num_lines: int, *, derived: Sequence[str]
+    ) -> None:
+        """`derived` are properties of the lines that are written beside their fields."""
+        self._options = options
+        self._console = console
+        self._num_lines = num_lines
+        self._derived = derived
+        self._num_tried = 0
+        self.figures: list[Any] = []
+        self.records: list[dict[str, Any]] = []
+
+    def add(self, what: str, measure: Callable[[], Any], brief: Callable[[Any], str], **more: Any) -> None:
+        """Measures one line; `brief` tells it in a few words, `more` are further entries of its record."""
+        self._num_tried += 1
+        try:
+            with self._console.status(f"{what}: line {self._num_tried} of {self._num_lines}"):
+                line = measure()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            reason = str(error).strip().splitlines()[0]
+            self._console.print(f"{what}: left out, it does not fit into memory ({reason})", soft_wrap=True)
+            return
+        self.figures.append(line)
+        self.records.append(
+            {**more, **dataclasses.asdict(line), **{name: getattr(line, name) for name in self._derived}}
+        )
+        self._console.print(f"{what}: {brief(line)}", soft_wrap=True)
+        _write_json(self._options, figures=self.records)
+
+    def whole(self) -> list[Any]:
+        """All lines; a UserError where none fitted."""
+        if not self.figures:
+            raise UserError(f"--batch-sizes is {self._options.batch_sizes}, and none fits; allowed: smaller ones")
+        return self.figures
+
+
+def _check_plain(options: argparse.Namespace) -> None:
+    """Refuses what a lock-step decoder, or a pass made again, cannot give: before anything is loaded."""
+    needs = _parse_unmasker(options.unmasker, "cpu").needs
+    plain = [name for name, kind in HEURISTICS.items() if kind.is_expert]
+    name, colon, _ = options.unmasker.partition(":")
+    if not needs.is_plain or (colon and name in HEURISTICS and name not in plain):
+        raise UserError(f"--unmasker is {options.unmasker!r}; allowed: a policy.safetensors, {', '.join(plain)}")
+    if needs.hidden and options.bench == "rollouts":
+        raise UserError(f"--unmasker {options.unmasker!r} reads hidden states; allowed: a policy of confidences")
 
 
 def _parse_unmasker(text: str, device: str) -> Unmasker:
@@ -65,9 +124,18 @@ def _load(
     """(model, rows by block length, block lengths, what is decoded) of `rollouts` and `overhead`."""
     keep_freed_memory()
     torch.set_num_threads(options.threads)
-    with console.status("loading"):
-        model, make_rows, canvas_length = _of_task(options) if options.shape is None else _of_shape(options)
+    canvas_length = make_task(options.task).canvas_length if options.shape is None else options.canvas
     blocks = options.block_lengths or [canvas_length // 3 if options.shape is None else 32, canvas_length]
+    for block in blocks:
+        check_block_length(block, canvas_length, "--block-lengths")
+    if options.target_nfe and max(options.target_nfe) > canvas_length:
+        raise UserError(f"--target-nfe is {options.target_nfe}; allowed: up to the canvas length {canvas_length}")
+    if options.samples > 1 and options.shape is not None:
+        raise UserError(f"--samples is {options.samples}; allowed: 1 with --shape, whose prompts are random")
+    if not options.target_nfe:
+        _check_plain(options)
+    with console.status("loading"):
+        model, make_rows = _of_task(options) if options.shape is None else _of_shape(options)
     groups = f" in groups of {options.samples}" if options.samples > 1 else ""
     what = (
         f"{options.task}{groups}" if options.shape is None else f"random prompts on {options.shape} in {options.dtype}"
@@ -92,55 +160,55 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
         if not isinstance(model, BackboneDLLM):
             raise UserError(f"--baseline is 'public'; {options.model} runs its own code; allowed: adapter")
         baseline = PublicReduction(model)
-    figures, names = [], []
-    with console.status("benchmarking"):
+    with console.status("measuring the matmul peak"):
         peak = measure_matmul_peak(model.device, DTYPES[options.dtype] if options.shape else torch.float32)
-        for block in blocks:
-            for unmasker_name in _unmaskers(options, model, make_rows, block):
-                unmasker = _parse_unmasker(unmasker_name, options.device)
-                for batch_size in options.batch_sizes:
-                    names.append(unmasker_name)
-                    figures.append(
-                        bench_rollouts(
-                            fast,
-                            unmasker,
-                            make_rows,
-                            block_length=block,
-                            batch_size=batch_size,
-                            repeats=options.repeats,
-                            baseline_model=baseline,
-                            peak_flops=peak,
-                        )
-                    )
+    lines = _Lines(options, console, _num_lines(options, blocks), derived=("speedup", "overhead"))
+    for block in blocks:
+        for name in _unmaskers(options, console, model, make_rows, block):
+            for batch_size in options.batch_sizes:
+                measure = functools.partial(
+                    bench_rollouts,
+                    fast,
+                    _parse_unmasker(name, options.device),
+                    make_rows,
+                    block_length=block,
+                    batch_size=batch_size,
+                    repeats=options.repeats,
+                    baseline_model=baseline,
+                    peak_flops=peak,
+                )
+                lines.add(f"block {block}, {batch_size} rows, {name}", measure, rollouts_brief, unmasker=name)
     title = (
-        f"{options.rows} rows of {what}, unmasker {', '.join(dict.fromkeys(names))}, medians of {options.repeats} turns"
+        f"{options.rows} rows of {what}, unmasker {_unmaskers_of(lines)}, medians of {options.repeats} turns"
         f"{', our blocks compiled' if options.compile else ''}\n"
-        f"matmul peak {peak / 1e12:.3g} TFLOP/s on {environment_record()['device']}"
+        f"matmul peak {peak / 1e12:.3g} TFLOP/s on {environment_record(options.device)['device']}"
     )
-    for table in rollouts_tables(figures, title):
+    for table in rollouts_tables(lines.whole(), title):
         console.print(table)
-    lines = zip(names, figures, strict=True)
-    _write_json(options, figures=[{"unmasker": name} | dataclasses.asdict(line) for name, line in lines])
 
 
 def _overhead(options: argparse.Namespace, console: Console) -> None:
     model, make_rows, blocks, what = _load(options, console)
     model = _fast(model, options, console)
-    unmasker = _parse_unmasker(options.unmasker, options.device)
-    with console.status("benchmarking"):
-        figures = [
-            bench_overhead(
-                model, unmasker, make_rows, block_length=block, batch_size=batch_size, repeats=options.repeats
-            )
-            for block in blocks
-            for batch_size in options.batch_sizes
-        ]
+    lines = _Lines(options, console, _num_lines(options, blocks), derived=("overhead",))
+    for block in blocks:
+        for name in _unmaskers(options, console, model, make_rows, block):
+            for batch_size in options.batch_sizes:
+                measure = functools.partial(
+                    bench_overhead,
+                    model,
+                    _parse_unmasker(name, options.device),
+                    make_rows,
+                    block_length=block,
+                    batch_size=batch_size,
+                    repeats=options.repeats,
+                )
+                lines.add(f"block {block}, {batch_size} rows, {name}", measure, overhead_brief, unmasker=name)
     title = (
-        f"{options.rows} rows of {what}, unmasker {options.unmasker}, medians of {options.repeats} turns; "
+        f"{options.rows} rows of {what}, unmasker {_unmaskers_of(lines)}, medians of {options.repeats} turns; "
         f"shares are of the bare forward passes"
     )
-    console.print(overhead_table(figures, title))
-    _write_json(options, figures=[dataclasses.asdict(line) | {"overhead": line.overhead} for line in figures])
+    console.print(overhead_table(lines.whole(), title))
 
 
 def _cache(options: argparse.Namespace, console: Console) -> None:
@@ -166,6 +234,12 @@ def _cache(options: argparse.Namespace, console: Console) -> None:
         )
     refreshes = [refresh or None for refresh in options.refresh]
     settings = [CacheSettings(), *(CacheSettings(mode, each) for mode in ("prefix", "dual") for each in refreshes)]
+    spec = check_model(options.model)
+    for each in settings:
+        try:
+            check_cache(each, unmasker.needs, spec)
+        except ValueError as error:
+            raise UserError(f"--unmasker {options.unmasker!r}: {error}") from error
     with console.status("benchmarking"):
         figures = bench_cache(
             load_model(options.model, device=options.device), unmasker, make_rows, grade, settings,
@@ -179,9 +253,9 @@ def _cache(options: argparse.Namespace, console: Console) -> None:
     _write_json(options, figures=[dataclasses.asdict(line) for line in figures])
 
 
-def _of_task(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], list[Row]], int]:
+def _of_task(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], list[Row]]]:
     """A real model and the problems of a task."""
-    if options.samples < 1 or options.rows % options.samples:
+    if options.rows % options.samples:
         raise UserError(f"--samples is {options.samples}; allowed: a divisor of --rows, {options.rows}")
     model, tokenizer = load_model(options.model, device=options.device), load_tokenizer(options.model)
     task = make_task(options.task)
@@ -196,10 +270,10 @@ def _of_task(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], l
             num_samples=options.samples,
         )
 
-    return model, make_rows, task.canvas_length
+    return model, make_rows
 
 
-def _of_shape(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], list[Row]], int]:
+def _of_shape(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], list[Row]]]:
     """A model of a real size with random weights, and random prompts."""
     dtype = DTYPES[options.dtype]
     model = random_model(options.shape, SHAPES[options.shape], dtype=dtype, device=options.device)
@@ -213,16 +287,29 @@ def _of_shape(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], 
             mask_id=model.spec.mask_id,
         )
 
-    return model, make_rows, options.canvas
+    return model, make_rows
 
 
 def _unmaskers(
-    options: argparse.Namespace, model: FrozenDLLM, make_rows: Callable[[int], list[Row]], block: int
+    options: argparse.Namespace,
+    console: Console,
+    model: FrozenDLLM,
+    make_rows: Callable[[int], list[Row]],
+    block: int,
 ) -> list[str]:
     """The unmasker asked for, or the thresholds at which rows take as many passes as asked for."""
     if not options.target_nfe:
         return [options.unmasker]
-    return [f"threshold:{threshold_for_nfe(model, make_rows, block, nfe):.6g}" for nfe in options.target_nfe]
+    with console.status(f"block {block}: thresholds for {options.target_nfe} passes"):
+        return [f"threshold:{threshold_for_nfe(model, make_rows, block, nfe):.6g}" for nfe in options.target_nfe]
+
+
+def _num_lines(options: argparse.Namespace, blocks: Sequence[int]) -> int:
+    return len(blocks) * len(options.batch_sizes) * max(1, len(options.target_nfe))
+
+
+def _unmaskers_of(lines: _Lines) -> str:
+    return ", ".join(dict.fromkeys(record["unmasker"] for record in lines.records))
 
 
 def _memory(options: argparse.Namespace, console: Console) -> None:
@@ -257,7 +344,7 @@ def _memory(options: argparse.Namespace, console: Console) -> None:
 def _write_json(options: argparse.Namespace, **record: Any) -> None:
     if options.json:
         document = {
-            "environment": environment_record(),
+            "environment": environment_record(options.device),
             "unmasker": options.unmasker,
             "threads": options.threads,
             **record,
@@ -280,20 +367,22 @@ def _parser() -> argparse.ArgumentParser:
         )
         bench.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of --shape")
         bench.add_argument(
-            "--prompts", type=int, nargs=2, default=[64, 200], help="shortest and longest prompt of --shape"
+            "--prompts", type=_at_least(1), nargs=2, default=[64, 200], help="shortest and longest prompt of --shape"
         )
-        bench.add_argument("--canvas", type=int, default=256, help="canvas positions of --shape")
-        bench.add_argument("--rows", type=int, default=256)
+        bench.add_argument("--canvas", type=_at_least(1), default=256, help="canvas positions of --shape")
+        bench.add_argument("--rows", type=_at_least(1), default=256)
         bench.add_argument(
-            "--samples", type=int, default=1, help="rows of --task per problem: 8 is a group of training"
+            "--samples", type=_at_least(1), default=1, help="rows of --task per problem: 8 is a group of training"
         )
-        bench.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
-        bench.add_argument("--block-lengths", type=int, nargs="+", default=None)
-        bench.add_argument("--repeats", type=int, default=3)
+        bench.add_argument("--batch-sizes", type=_at_least(1), nargs="+", default=[16, 64])
+        bench.add_argument("--block-lengths", type=_at_least(1), nargs="+", default=None)
+        bench.add_argument("--repeats", type=_at_least(1), default=3)
+        bench.add_argument(
+            "--target-nfe", type=float, nargs="+", default=[], help="thresholds for so many passes a row"
+        )
         bench.add_argument(
             "--compile", action="store_true", help="compile our blocks (model.compile), not the baseline's"
         )
-    rollouts.add_argument("--target-nfe", type=float, nargs="+", default=[], help="thresholds for so many passes a row")
     rollouts.add_argument(
         "--baseline",
         choices=("public", "adapter"),
@@ -304,35 +393,60 @@ def _parser() -> argparse.ArgumentParser:
     cache.set_defaults(run=_cache)
     cache.add_argument("--model", default="tiny")
     cache.add_argument("--task", default="arithmetic")
-    cache.add_argument("--rows", type=int, default=256)
-    cache.add_argument("--batch-size", type=int, default=16)
-    cache.add_argument("--block-length", type=int, default=None, help="default: a third of the canvas")
+    cache.add_argument("--rows", type=_at_least(1), default=256)
+    cache.add_argument("--batch-size", type=_at_least(1), default=16)
+    cache.add_argument("--block-length", type=_at_least(1), default=None, help="default: a third of the canvas")
     cache.add_argument(
-        "--refresh", type=int, nargs="+", default=[0, 4, 2], help="passes between full ones within a block; 0: none"
+        "--refresh",
+        type=_at_least(0),
+        nargs="+",
+        default=[0, 4, 2],
+        help="passes between full ones within a block; 0: none",
     )
-    cache.add_argument("--repeats", type=int, default=3)
+    cache.add_argument("--repeats", type=_at_least(1), default=3)
     memory = benches.add_parser("memory", help="memory and time of a model of a real size with random weights")
     memory.set_defaults(run=_memory)
     memory.add_argument("--shape", choices=SHAPES, default="small")
     memory.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    memory.add_argument("--vocabulary", type=int, default=None, help="rows of the head; default: the shape's own")
-    memory.add_argument("--prompt", type=int, default=16, help="prompt tokens")
-    memory.add_argument("--canvas", type=int, default=256, help="canvas positions")
-    memory.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 8, 12, 16], help="rows of the first table")
+    memory.add_argument(
+        "--vocabulary", type=_at_least(2), default=None, help="rows of the head; default: the shape's own"
+    )
+    memory.add_argument("--prompt", type=_at_least(1), default=16, help="prompt tokens")
+    memory.add_argument("--canvas", type=_at_least(1), default=256, help="canvas positions")
+    memory.add_argument(
+        "--batch-sizes", type=_at_least(1), nargs="+", default=[4, 8, 12, 16], help="rows of the first table"
+    )
     memory.add_argument("--skip-reduction", action="store_true", help="leave the first table out")
-    memory.add_argument("--rows", type=int, default=0, help="rows of the second table; 0 leaves it out")
-    memory.add_argument("--block-length", type=int, default=None, help="default: the whole canvas")
+    memory.add_argument("--rows", type=_at_least(0), default=0, help="rows of the second table; 0 leaves it out")
+    memory.add_argument("--block-length", type=_at_least(1), default=None, help="default: the whole canvas")
     for bench in (rollouts, overhead, cache, memory):
         bench.add_argument(
             "--unmasker", default="threshold:0.9", help="NAME:VALUE of a heuristic, or a policy.safetensors"
         )
         bench.add_argument("--device", default="cpu")
-        bench.add_argument("--threads", type=int, default=torch.get_num_threads())
+        bench.add_argument("--threads", type=_at_least(1), default=torch.get_num_threads())
         bench.add_argument("--json", default=None, help="also write the figures to this file")
     return parser
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is given; allowed: whole numbers from {least}")
+        return int(text)
+
+    return whole_number
+
+
+def _check_json(path: str | None) -> None:
+    """Before anything is measured."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise UserError(f"--json is {path!r}; allowed: a file in a folder that exists")
+
+
 def _check_device(name: str) -> None:
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"--device is {name!r}; allowed: cpu, cuda, cuda:NUMBER")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -344,6 +458,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, console = _parser().parse_args(arguments), wide_console()
     try:
         _check_device(options.device)
+        _check_json(options.json)
         options.run(options, console)
     except (UserError, ModelError, DeadlineExceeded) as error:
         console.print(f"error: {error}", style="red", soft_wrap=True)

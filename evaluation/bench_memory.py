@@ -2,7 +2,8 @@
 
 The first table is the peak of one forward pass over B rows whose whole canvas is predicted, by the adapter and by what public code
 does: logits of every position in the model's dtype, a softmax over the whole of them, then top-k. Its bytes per row are the slope
-over B by least squares, so what does not grow with B drops out. The second table decodes with a sampler.
+over the larger half of the batches by least squares, so what does not grow with B drops out. Small batches say nothing of it: until
+the positions fill several pieces of the reduction, these are most of the memory. The second table decodes with a sampler.
 
 On a GPU peaks are the allocator's. On a CPU they are the kernel's high-water mark of a process that does nothing else, one process
 for each method; its batches grow, so that each mark is its own batch's.
@@ -29,6 +30,7 @@ from evaluation.random_models import Shape, random_model
 from policy.unmasker import Unmasker
 from rollout_workers.engine import Engine
 from rollout_workers.models.backbone import BackboneDLLM
+from rollout_workers.models.backoff import is_out_of_memory
 from rollout_workers.models.load import DTYPES
 from rollout_workers.sequence import Sequence as Row
 
@@ -93,15 +95,18 @@ class MethodFigures:
 
     method: str
     batch_sizes: tuple[int, ...]
-    peak_bytes: tuple[int, ...]
+    peak_bytes: tuple[int | None, ...]
+    """None for what did not fit into memory."""
 
     @property
-    def bytes_per_row(self) -> float:
-        """Slope of the peak over the batch size, by least squares."""
-        mean_x = sum(self.batch_sizes) / len(self.batch_sizes)
-        mean_y = sum(self.peak_bytes) / len(self.peak_bytes)
-        pairs = zip(self.batch_sizes, self.peak_bytes, strict=True)
-        return sum((x - mean_x) * (y - mean_y) for x, y in pairs) / sum((x - mean_x) ** 2 for x in self.batch_sizes)
+    def bytes_per_row(self) -> float | None:
+        """Slope of the peak over the batch size, by least squares over the larger half, at least two; None of fewer that fitted."""
+        fitted = [(x, y) for x, y in zip(self.batch_sizes, self.peak_bytes, strict=True) if y is not None]
+        if len(fitted) < 2:
+            return None
+        pairs = fitted[-max(2, len(fitted) // 2) :]
+        mean_x, mean_y = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+        return sum((x - mean_x) * (y - mean_y) for x, y in pairs) / sum((x - mean_x) ** 2 for x, _ in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +158,24 @@ def _kernel_bytes(field: str) -> int:
 
 
 def measure_method(model: BackboneDLLM, case: Case, method: str, batch_sizes: Sequence[int]) -> MethodFigures:
-    """Peaks of one method in this process; the batch sizes grow."""
+    """Peaks of one method in this process; the batch sizes grow, up to the first that does not fit into memory."""
     predict = METHODS[method]
     predict(model, *case.inputs(1))
     peak = Peak(case.device)
-    peaks = []
+    peaks: list[int | None] = []
     for num_rows in batch_sizes:
         inputs = case.inputs(num_rows)
         peak.start()
-        predict(model, *inputs)
+        try:
+            predict(model, *inputs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            peaks += [None] * (len(batch_sizes) - len(peaks))
+            break
         peaks.append(peak.bytes())
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     return MethodFigures(method, tuple(batch_sizes), tuple(peaks))
 
 
@@ -240,9 +253,11 @@ def reduction_table(case: Case, figures: Sequence[MethodFigures]) -> Table:
     table.add_column(f"of the adapter's at B = {figures[0].batch_sizes[-1]}", justify="right")
     ours = next(line.peak_bytes[-1] for line in figures if line.method == ADAPTER)
     for line in figures:
-        ratio = f"{line.peak_bytes[-1] / max(1, ours):.1f}x"
-        peaks = [f"{peak / 1e6:,.0f}" for peak in line.peak_bytes]
-        table.add_row(line.method, *peaks, f"{line.bytes_per_row / 1e6:,.2f}", ratio)
+        last = line.peak_bytes[-1]
+        ratio = "-" if last is None or ours is None else f"{last / max(1, ours):.1f}x"
+        peaks = ["out of memory" if peak is None else f"{peak / 1e6:,.0f}" for peak in line.peak_bytes]
+        each = "-" if line.bytes_per_row is None else f"{line.bytes_per_row / 1e6:,.2f}"
+        table.add_row(line.method, *peaks, each, ratio)
     return table
 
 

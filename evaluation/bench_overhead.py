@@ -90,6 +90,14 @@ def bench_overhead(
     )
 
 
+def overhead_brief(line: OverheadFigures) -> str:
+    """One line while the others are still measured."""
+    return (
+        f"overhead {line.overhead:+.1%} (spread {line.spread:.1%}) over {1000 * line.bare_forward_s / line.num_passes:.2f} "
+        "ms per bare pass"
+    )
+
+
 def overhead_table(figures: Sequence[OverheadFigures], title: str) -> Table:
     """One line for each block length and batch size."""
     table = Table(title=title, title_justify="left")

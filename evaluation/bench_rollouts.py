@@ -39,12 +39,16 @@ class RolloutFigures:
     bare_forward_s: float
     policy_s: float
     """Part of `engine_s`: deciding, noise and observation included, as seen by the host."""
-    engine_live_share: float
-    """Live rows over slots while rows were waiting."""
+    engine_live_share: float | None
+    """Live rows over slots while rows were waiting; None where none ever were."""
     lock_step_live_share: float
     """Live rows over computed rows."""
     num_different: int
-    """Rows whose tokens differ between the two decoders (draws within rounding of their threshold)."""
+    """Rows whose tokens differ between the two decoders: rounding, and the other reduction of the baseline."""
+    num_decisions: int
+    """Decisions compared with those for the same rows alone, one at a time and without padding (`decisions_apart`)."""
+    num_decisions_apart: int
+    """Of these, the ones that differ."""
     lock_step_mean_nfe: float
     engine_padding_share: float
     """Padding over all tokens that the engine computed."""
@@ -72,6 +76,10 @@ class RolloutFigures:
     def roofline(self, seconds: float) -> float | None:
         """Share of the matmul peak that useful operations make in so many seconds."""
         return None if self.useful_flops is None else self.useful_flops / seconds / self.peak_flops
+
+
+ORACLE_ROWS = 8
+"""Rows decoded once more, alone."""
 
 
 class RecordingModel:
@@ -124,7 +132,12 @@ def bench_rollouts(
     The lock-step decoder runs on `baseline_model`: the same model, or the same weights with another reduction over the vocabulary.
     """
     recording = RecordingModel(model)
-    Engine(recording, unmasker, num_slots=batch_size).decode(make_rows(block_length))
+    first = make_rows(block_length)
+    Engine(recording, unmasker, num_slots=batch_size).decode(first)
+    alone = make_rows(block_length)[:ORACLE_ROWS]
+    for row in alone:
+        Engine(model, unmasker, num_slots=1).decode([row])
+    compared = [decisions_apart(*pair) for pair in zip(first, alone, strict=False)]
     engine_times: list[float] = []
     lock_times: list[float] = []
     bare_times: list[float] = []
@@ -150,15 +163,32 @@ def bench_rollouts(
         lock_step_s=statistics.median(lock_times[1:]),
         bare_forward_s=statistics.median(bare_times[1:]),
         policy_s=statistics.median(policy_times[1:]),
-        engine_live_share=stats.num_queued_row_forwards / max(1, stats.num_queued_steps * batch_size),
+        engine_live_share=(
+            stats.num_queued_row_forwards / (stats.num_queued_steps * batch_size) if stats.num_queued_steps else None
+        ),
         lock_step_live_share=lock_stats.num_live_rows / lock_stats.num_computed_rows,
         num_different=sum(row.tokens_L.tolist() != tokens for row, tokens in zip(rows, lock_tokens, strict=True)),
+        num_decisions=sum(number for number, _ in compared),
+        num_decisions_apart=sum(is_apart for _, is_apart in compared),
         lock_step_mean_nfe=lock_stats.num_live_rows / len(lock_rows),
         engine_padding_share=recording.padding_share(),
         spread=(max(ratios) - min(ratios)) / statistics.median(ratios),
         useful_flops=recording.useful_flops(),
         peak_flops=peak_flops,
     )
+
+
+def decisions_apart(row: Row, alone: Row) -> tuple[int, bool]:
+    """(decisions compared, whether the last of them differs) of one row decoded twice.
+
+    From the first that differs on, the two stand in different states and are not compared any more. So the rate of differing
+    decisions is that per decision in the same state.
+    """
+    for number in range(1, max(row.nfe, alone.nfe) + 1):
+        here_L, there_L = row.order_L == number, alone.order_L == number
+        if (here_L != there_L).any() or (row.tokens_L[here_L] != alone.tokens_L[here_L]).any():
+            return number, True
+    return row.nfe, row.nfe != alone.nfe
 
 
 class Timer:
@@ -177,10 +207,19 @@ class Timer:
         self._times.append(time.perf_counter() - self._started)
 
 
+def rollouts_brief(line: RolloutFigures) -> str:
+    """One line while the others are still measured."""
+    return (
+        f"{line.num_rows / line.engine_s:.1f} rows/s, lock-step {line.num_rows / line.lock_step_s:.1f}, ratio {line.speedup:.2f}x "
+        f"(spread {line.spread:.0%}), NFE {line.mean_nfe:.2f}"
+    )
+
+
 def rollouts_tables(figures: Sequence[RolloutFigures], title: str) -> list[Table]:
     """One line for each block length and batch size: how fast both are, and why."""
     speed = Table(title=title, title_justify="left")
-    for name in ("block", "batch", "NFE", "engine rows/s", "lock-step rows/s", "ratio", "spread", "rows that differ"):
+    for name in ("block", "batch", "NFE", "lock-step NFE", "engine rows/s", "lock-step rows/s", "ratio", "spread",
+                 "rows unlike lock-step", "decisions unlike one row alone"):  # fmt: skip
         speed.add_column(name, justify="right")
     causes = Table(title="where the time goes", title_justify="left")
     for name in ("block", "batch", "slots filled", "lock-step live rows", "padding", "overhead",
@@ -191,15 +230,17 @@ def rollouts_tables(figures: Sequence[RolloutFigures], title: str) -> list[Table
         speed.add_row(
             *place,
             f"{line.mean_nfe:.2f}",
+            f"{line.lock_step_mean_nfe:.2f}",
             f"{line.num_rows / line.engine_s:.1f}",
             f"{line.num_rows / line.lock_step_s:.1f}",
             f"{line.speedup:.2f}x",
             f"{line.spread:.0%}",
-            str(line.num_different),
+            f"{line.num_different} of {line.num_rows}",
+            f"{line.num_decisions_apart} of {line.num_decisions}",
         )
         causes.add_row(
             *place,
-            f"{line.engine_live_share:.1%}",
+            "none waited" if line.engine_live_share is None else f"{line.engine_live_share:.1%}",
             f"{line.lock_step_live_share:.1%}",
             f"{line.engine_padding_share:.1%}",
             f"{line.overhead:+.1%}",

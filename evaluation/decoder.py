@@ -27,10 +27,10 @@ from policy.unmasker import Unmasker
 from policy.weights import WeightsError, from_bytes
 from rollout_workers.caching import CacheSettings
 from rollout_workers.config import CacheMode, check_block_length
-from rollout_workers.engine import Engine, EosPolicy, Step
+from rollout_workers.engine import Engine, EosPolicy, Step, check_needs
 from rollout_workers.models.backoff import BackingOff
-from rollout_workers.models.base import FrozenDLLM, ModelError
-from rollout_workers.models.load import load_model, load_tokenizer
+from rollout_workers.models.base import ModelError, ModelSpec
+from rollout_workers.models.load import check_model, load_model, load_tokenizer
 from rollout_workers.models.options import NO_OPTIONS, LoadOptions
 from rollout_workers.resources import ModelResources
 from rollout_workers.sequence import Sequence as Row
@@ -123,21 +123,26 @@ class Decoder:
         check_block_length(self.block_length, self.canvas_length, "block_length")
         try:
             self.tokenizer: DllmTokenizer = load_tokenizer(model, options)
-            self._model = load_model(model, dtype=dtype, device=device, options=options)
-            resources = ModelResources(
-                self._model.spec, self.tokenizer, name=model, options=options, dtype=dtype, device=self._model.device
-            )
+            # All that can be refused without the weights is, before these are loaded.
+            spec, kept = check_model(model, options), CacheSettings(cache, cache_refresh)
             if policy is None:
+                resources = ModelResources(
+                    spec, self.tokenizer, name=model, options=options, dtype=dtype, device=device
+                )
                 unmasker = make_swept_heuristic(sampler or DEFAULT_SAMPLER, {}, resources=resources)
             else:
-                unmasker = load_policy(policy, self._model, temperature=policy_temperature, inference=inference)
+                unmasker = load_policy(policy, spec, device=device, temperature=policy_temperature, inference=inference)
+            check_needs(unmasker.needs, spec, eos=eos, cache=kept)
+            if cache != "none" and options.compile:
+                raise UserError(f"cache is {cache!r}; allowed: 'none' where model '{model}' is compiled")
+            self._model = load_model(model, dtype=dtype, device=device, options=options)
             self._engine = Engine(
                 BackingOff(self._model),
                 unmasker,
                 num_slots=num_slots,
                 token_temperature=token_temperature,
                 eos=eos,
-                cache=CacheSettings(cache, cache_refresh),
+                cache=kept,
             )
         except ModelError as error:
             raise UserError(str(error)) from error
@@ -184,16 +189,21 @@ class Decoder:
 
 
 def load_policy(
-    path: str | Path, model: FrozenDLLM, *, temperature: float | None = None, inference: InferenceConfig | None = None
+    path: str | Path,
+    spec: ModelSpec,
+    *,
+    device: str = "cpu",
+    temperature: float | None = None,
+    inference: InferenceConfig | None = None,
 ) -> Unmasker:
-    """The policy of a file, for `model`; a UserError where there is none or it was trained for another kind of model."""
+    """The policy of a file, for a model; a UserError where there is none or it was trained for another kind of model."""
     try:
-        network = from_bytes(Path(path).read_bytes(), where=f"policy '{path}'").to(model.device)
+        network = from_bytes(Path(path).read_bytes(), where=f"policy '{path}'").to(device)
     except OSError as error:
         raise UserError(f"policy '{path}' cannot be read ({error.strerror}); allowed: a policy.safetensors") from error
     except WeightsError as error:
         raise UserError(str(error)) from error
-    config, spec = network.config, model.spec
+    config = network.config
     if config.num_confidences >= spec.vocabulary_size:
         raise UserError(
             f"policy '{path}' reads {config.num_confidences} confidences per position; "

@@ -17,13 +17,13 @@ _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 _LIBRARIES = ("dllm-unmasking", "torch", "transformers", "ray", "numpy")
 
 
-def environment_record() -> dict[str, str | int]:
-    """Versions of the libraries that matter, and the machine."""
+def environment_record(device: str | None = None) -> dict[str, str | int]:
+    """Versions of the libraries that matter, and the machine; `device` is what was computed on, None the best that there is."""
     record: dict[str, str | int] = {"python": platform.python_version(), "platform": platform.platform()}
     for name in _LIBRARIES:
         record[name] = importlib.metadata.version(name) if _is_installed(name) else "not installed"
     record["num_cpus"] = os.cpu_count() or 0
-    record["device"] = device_name("cuda" if torch.cuda.is_available() else "cpu")
+    record["device"] = device_name(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if torch.cuda.is_available():
         record["cuda"] = str(torch.version.cuda)
         record["driver"] = _driver_version()

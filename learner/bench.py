@@ -16,16 +16,7 @@ from rich.console import Console
 
 from cluster.errors import DeadlineExceeded, ExitCode, UserError
 from cluster.logs import wide_console
-from cluster.runtime import start_ray, stop_ray
 from evaluation.environment import environment_record
-from learner.bench_scaling import (
-    control_table,
-    fan_out_table,
-    measure_actors,
-    measure_control,
-    measure_fan_out,
-    plot_scaling,
-)
 from learner.bench_update import bench_update, update_table
 from learner.cost_model import GPUS, cost, cost_table, read_parts
 from learner.main import resolve
@@ -39,11 +30,15 @@ _CPUS = 128
 
 
 def _scaling(options: argparse.Namespace, console: Console) -> None:
+    # Ray is imported here, because the other benchmarks run without it.
+    from cluster.runtime import start_ray, stop_ray
+    from learner.bench_scaling import control_table, fan_out_table, measure_control, measure_fan_out, plot_scaling
+
     if min(options.actors) < 1 or max(options.actors) > _CPUS - 1:
         raise UserError(f"--actors is {options.actors}; allowed: numbers from 1 to {_CPUS - 1}")
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    document: dict[str, Any] = {"environment": environment_record()}
+    document: dict[str, Any] = {"environment": environment_record("cpu")}
     started = start_ray(address="local", num_cpus=_CPUS)
     try:
         document |= _actors(options, console) if options.leases else {}
@@ -69,6 +64,8 @@ def _scaling(options: argparse.Namespace, console: Console) -> None:
 
 
 def _actors(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from learner.bench_scaling import measure_actors
+
     with console.status("rows/s of 1 and 2 rollout actors"):
         scaled = measure_actors(num_leases=options.leases, repeats=options.repeats)
     for name, rates in (("rollout actors", scaled.actors), ("plain processes", scaled.processes)):
@@ -103,7 +100,11 @@ def _update(options: argparse.Namespace, console: Console) -> None:
         f"weights differ by at most {figures.max_weight_gap:.1e}; these rollouts took {figures.decode_s:.1f} s in one process"
     )
     if options.json:
-        document = {"environment": environment_record(), "settings": options.settings, "policy": options.policy}
+        document = {
+            "environment": environment_record(config.learner.device),
+            "settings": options.settings,
+            "policy": options.policy,
+        }
         Path(options.json).write_text(json.dumps(document | asdict(figures) | {"speedup": figures.speedup}, indent=1))
 
 
@@ -111,7 +112,9 @@ def _cost(options: argparse.Namespace, console: Console) -> None:
     config = resolve(options.settings)
     longest = max(task.canvas_length for task in make_tasks(config.task_configs).values())
     _, block_length = config.decode.lengths(longest, "decode")
-    parts = read_parts(options.rollouts, options.update, options.scaling, block_length=block_length)
+    parts = read_parts(
+        options.rollouts, options.update, options.scaling, block_length=block_length, unmasker=options.unmasker
+    )
     costs = [cost(config, parts, count) for count in options.gpus]
     rates = ", ".join(f"{rate:.3g} rows/s at {size} rows" for size, rate in sorted(parts.rows_per_s.items()))
     title = (
@@ -153,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.add_argument("--rollouts", type=Path, required=True, help="of evaluation.bench rollouts --json")
     model.add_argument("--update", type=Path, required=True, help="of learner.bench update --json")
     model.add_argument("--scaling", type=Path, required=True, help="scaling.json of learner.bench scaling")
+    model.add_argument("--unmasker", default=None, help="whose figures of --rollouts, where these are of several")
     model.add_argument("--gpus", type=int, nargs="+", default=GPUS)
     model.add_argument("--json", default=None, help="also write the figures to this file")
     options, console = parser.parse_args(arguments), wide_console()

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from cluster.errors import UserError
 from cluster.metrics import TimeStates
+from evaluation.bench_rollouts import Timer
 from learner.advantages import Advantages, group_advantages
 from learner.config import LearnerConfig, RunConfig
 from learner.losses.grpo import clipped_surrogate, step_weights
@@ -107,7 +108,7 @@ def make_rollouts(config: RunConfig, network: PolicyNetwork) -> Rollouts:
         GroupRequest(number, name, Split.TRAIN, number, config.learner.group_size)
         for number in range(config.learner.prompts_per_step)
     )
-    unmasker = LearnedUnmasker(copy.deepcopy(network), make_distribution(network.config))
+    unmasker = LearnedUnmasker(copy.deepcopy(network).to(model.device), make_distribution(network.config))
     started = time.perf_counter()
     summary, batch = rollout.run(Lease(0, config.seed, UnmaskerSpec(), groups, block_length), unmasker)
     decode_s = time.perf_counter() - started
@@ -160,7 +161,7 @@ class PaddedLearner:
         ]
         advantages, nfe_R = _advantages(rollouts, self.config), np.diff(batch.offsets)
         advantage_R1 = advantages.advantage_R[:, None].astype(np.float32)
-        self._advantage_RT = torch.from_numpy(np.broadcast_to(advantage_R1, (R, T)).copy())
+        self._advantage_RT = torch.from_numpy(np.broadcast_to(advantage_R1, (R, T)).copy()).to(config.device)
         kept_R, canvas_length = advantages.kept_R, batch.steps.flags_NL.shape[1]
         weight_N = np.zeros(len(batch.steps), np.float32)
         weight_N[np.repeat(kept_R, nfe_R)] = step_weights(
@@ -170,7 +171,8 @@ class PaddedLearner:
             num_all_steps=int(nfe_R.sum()),
             canvas_length=canvas_length,
         )
-        self._weight_RT = torch.from_numpy(np.where(padded.is_real_RT, weight_N[padded.index_RT], 0).astype(np.float32))
+        weight_RT = np.where(padded.is_real_RT, weight_N[padded.index_RT], 0).astype(np.float32)
+        self._weight_RT = torch.from_numpy(weight_RT).to(config.device)
 
     def update(self) -> None:
         """mu optimiser steps."""
@@ -188,7 +190,7 @@ class PaddedLearner:
                 scored = score_steps(self.network, self._distribution, steps, everywhere=True)
                 clipped_surrogate(
                     scored.log_prob_N,
-                    torch.from_numpy(steps.log_prob_N.copy()),
+                    torch.from_numpy(steps.log_prob_N.copy()).to(config.device),
                     self._advantage_RT[:, span].reshape(-1),
                     self._weight_RT[:, span].reshape(-1),
                     clip_low=config.clip_low,
@@ -213,17 +215,17 @@ def bench_update(config: RunConfig, network: PolicyNetwork, *, repeats: int) -> 
     network.config = replace(network.config, policy_temperature=config.policy.policy_temperature)
     torch.set_num_threads(learner.torch_threads)
     rollouts = make_rollouts(config, network)
-    times: list[tuple[float, float]] = []
+    packed_times: list[float] = []
+    padded_times: list[float] = []
     for _ in range(repeats + 1):
         trainer = Trainer(network.config, learner, seed=config.seed)
         trainer.network.load_state_dict(network.state_dict())
         padded = PaddedLearner(learner, copy.deepcopy(trainer.network), rollouts)
-        started = time.perf_counter()
-        trainer.update([rollouts.batch], rollouts.reward_R, rollouts.valid_R)
-        middle = time.perf_counter()
-        padded.update()
-        times.append((middle - started, time.perf_counter() - middle))
-    ratios = [padded_s / packed_s for packed_s, padded_s in times[1:]]
+        with Timer(torch.device(learner.device), packed_times):
+            trainer.update([rollouts.batch], rollouts.reward_R, rollouts.valid_R)
+        with Timer(torch.device(learner.device), padded_times):
+            padded.update()
+    ratios = [padded_s / packed_s for packed_s, padded_s in zip(packed_times[1:], padded_times[1:], strict=True)]
     weights = zip(trainer.network.parameters(), padded.network.parameters(), strict=True)
     R, T = padded.shape
     kept_R = _advantages(rollouts, learner).kept_R
@@ -233,8 +235,8 @@ def bench_update(config: RunConfig, network: PolicyNetwork, *, repeats: int) -> 
         num_steps=len(rollouts.batch.steps),
         num_learned_steps=int(np.diff(rollouts.batch.offsets)[kept_R].sum()),
         num_padded_steps=R * T,
-        packed_s=statistics.median(packed_s for packed_s, _ in times[1:]),
-        padded_s=statistics.median(padded_s for _, padded_s in times[1:]),
+        packed_s=statistics.median(packed_times[1:]),
+        padded_s=statistics.median(padded_times[1:]),
         decode_s=rollouts.decode_s,
         spread=(max(ratios) - min(ratios)) / statistics.median(ratios),
         max_weight_gap=max(float((mine - theirs).detach().abs().max()) for mine, theirs in weights),

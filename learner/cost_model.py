@@ -76,8 +76,11 @@ class Cost:
         return update_s * self.num_updates / 3600
 
 
-def read_parts(rollouts: Path, update: Path, scaling: Path, *, block_length: int) -> Parts:
-    """Out of the files of `evaluation.bench rollouts --json`, `learner.bench update --json` and `learner.bench scaling`."""
+def read_parts(rollouts: Path, update: Path, scaling: Path, *, block_length: int, unmasker: str | None = None) -> Parts:
+    """Out of the files of `evaluation.bench rollouts --json`, `learner.bench update --json` and `learner.bench scaling`.
+
+    `unmasker` says which figures of the first, where these are of several.
+    """
     decoded, learned, scaled = _read(rollouts), _read(update), _read(scaling)
     try:
         lines = [line for line in decoded["figures"] if line["block_length"] == block_length]
@@ -86,6 +89,10 @@ def read_parts(rollouts: Path, update: Path, scaling: Path, *, block_length: int
             raise UserError(
                 f"'{rollouts}' has no figures of blocks of {block_length}; allowed: {found}, or another file"
             )
+        names = list(dict.fromkeys(line["unmasker"] for line in lines))
+        if (unmasker is None and len(names) > 1) or (unmasker is not None and unmasker not in names):
+            raise UserError(f"--unmasker is {unmasker!r}; allowed with '{rollouts}': one of {names}")
+        lines = [line for line in lines if line["unmasker"] == (unmasker or names[0])]
         weights = [(line["num_actors"], line["all_have_them_ms"]) for line in scaled["weights"]]
         base, each = _line(weights)
         return Parts(

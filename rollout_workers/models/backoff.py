@@ -19,6 +19,11 @@ from rollout_workers.models.reduction import concatenate
 logger = get_logger(__name__)
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device's allocator, or the CPU's, had no more to give."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 class BackingOff:
     """Another model, whose batches are halved once when they turn out too large; a second time is a `ModelError`."""
 
@@ -37,7 +42,9 @@ class BackingOff:
         if self.rows_at_once is None:
             try:
                 return self._model.predict(*inputs, **options)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 # Where keys and values are kept, or shadows stand beside the tokens, a batch cannot be cut here.
                 if num_rows == 1 or options.get("cached") is not None or options.get("shadow_BL") is not None:
                     raise self._error(num_rows, error) from error
@@ -63,7 +70,9 @@ class BackingOff:
                 options["token_uniforms_N"] = uniforms_N[num_done : num_done + num_wanted]
             try:
                 parts.append(self._model.predict(*(each[rows] for each in inputs), **options))
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise self._error(self.rows_at_once, error) from error
             num_done += num_wanted
         return concatenate(parts)

@@ -70,11 +70,16 @@ class Reduction:
         return replace(self, uniforms_N=uniforms_N)
 
 
+def positions_at_once(vocabulary_size: int) -> int:
+    """Positions whose logits make one piece."""
+    return max(1, LOGITS_BYTES // (4 * vocabulary_size))
+
+
 def reduce_in_pieces(
     logits_of: Callable[[slice], Tensor], num: int, spec: ModelSpec, reduction: Reduction
 ) -> Prediction:
     """The prediction for `num` positions; `logits_of` makes the logits of some of them, and its result is overwritten."""
-    num_at_once = max(1, LOGITS_BYTES // (4 * spec.vocabulary_size))
+    num_at_once = positions_at_once(spec.vocabulary_size)
     parts = []
     for start in range(0, max(1, num), num_at_once):
         chunk = slice(start, start + num_at_once)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from cluster.errors import ExitCode
+from evaluation import bench
 from evaluation.bench import main
+from evaluation.bench_rollouts import bench_rollouts, decisions_apart
 from evaluation.lockstep import decode_lock_step
 from evaluation.public_reduction import PublicReduction
 from evaluation.random_models import SHAPES, Shape
 from policy.factory import make_heuristic
 from rollout_workers.engine import Engine
+from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import ModelError
 from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.rollout import pose_each
@@ -116,6 +121,116 @@ def test_the_public_reduction_says_what_the_adapter_says(dtype: str) -> None:
     assert public.margin_N is not None
     with pytest.raises(ModelError, match="with_entropy"):
         PublicReduction(model).predict(*inputs, with_entropy=True)
+
+
+SMALL_BENCH = ("--repeats", "1", "--rows", "6", "--block-lengths", "16", "--threads", str(torch.get_num_threads()))
+
+
+@pytest.mark.parametrize("bench", ["rollouts", "overhead"])
+def test_a_batch_that_does_not_fit_is_left_out_and_the_others_are_kept(
+    bench: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = BackboneDLLM.predict
+
+    def predict(self: BackboneDLLM, prompt_BP: torch.Tensor, *inputs: Any, **options: Any) -> Any:
+        if len(prompt_BP) > 3:
+            raise torch.OutOfMemoryError("no more\nof it")
+        return whole(self, prompt_BP, *inputs, **options)
+
+    monkeypatch.setattr(BackboneDLLM, "predict", predict)
+    path = tmp_path / "bench.json"
+    arguments = [bench, *SMALL_BENCH, "--json", str(path), "--batch-sizes"]
+    assert main([*arguments, "3", "5", "2"]) == ExitCode.FINISHED
+    assert "block 16, 5 rows, threshold:0.9: left out, it does not fit into memory (no more)" in capsys.readouterr().out
+    assert [line["batch_size"] for line in json.loads(path.read_text())["figures"]] == [3, 2]
+    assert main([*arguments, "5"]) == ExitCode.USER_ERROR
+    assert "--batch-sizes is [5], and none fits; allowed: smaller ones" in capsys.readouterr().out
+
+
+def test_what_was_measured_is_written_before_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = bench.bench_overhead
+
+    def measure(*inputs: Any, batch_size: int, **options: Any) -> Any:
+        if batch_size == 2:
+            raise KeyboardInterrupt
+        return measured(*inputs, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(bench, "bench_overhead", measure)
+    path = tmp_path / "bench.json"
+    with pytest.raises(KeyboardInterrupt):
+        main(["overhead", *SMALL_BENCH, "--batch-sizes", "3", "2", "--json", str(path)])
+    assert [line["batch_size"] for line in json.loads(path.read_text())["figures"]] == [3]
+
+
+def decoded(order: list[int], tokens: list[int], nfe: int) -> Sequence:
+    row = Sequence("r", [1], [0] * len(order), len(order), 0)
+    row.order_L, row.tokens_L, row.nfe = np.array(order, np.int16), np.array(tokens, np.int32), nfe
+    return row
+
+
+@pytest.mark.parametrize(
+    ("order", "tokens", "nfe", "found"),
+    [
+        ([1, 2, 2, 4], [5, 6, 7, 8], 4, (4, False)),
+        ([1, 2, 2, 4], [5, 6, 9, 8], 4, (2, True)),
+        ([1, 2, 3, 4], [5, 6, 7, 8], 4, (2, True)),
+        ([1, 2, 2, 3], [5, 6, 7, 8], 3, (3, True)),
+        ([1, 2, 2, -1], [5, 6, 7, 0], 4, (4, True)),
+    ],
+)
+def test_decisions_are_compared_up_to_the_first_that_differs(
+    order: list[int], tokens: list[int], nfe: int, found: tuple[int, bool]
+) -> None:
+    assert decisions_apart(decoded(order, tokens, nfe), decoded([1, 2, 2, 4], [5, 6, 7, 8], 4)) == found
+
+
+def test_in_double_precision_no_decision_differs_from_that_for_the_row_alone() -> None:
+    model = load_model("tiny", dtype="float64")
+    figures = bench_rollouts(
+        model,
+        make_heuristic("threshold", 0.9),
+        lambda block_length: rows(6, block_length),
+        block_length=16,
+        batch_size=4,
+        repeats=1,
+        baseline_model=model,
+        peak_flops=1e9,
+    )
+    assert (figures.num_decisions_apart, figures.num_different) == (0, 0)
+    assert figures.num_decisions == round(6 * figures.mean_nfe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["rollouts", "--block-lengths", "7"], "'--block-lengths' is 7; allowed: a divisor of the canvas length 48"),
+        (["overhead", "--shape", "small", "--canvas", "20", "--block-lengths", "8"], "is 8; allowed: a divisor"),
+        (["rollouts", "--unmasker", "wino:0.5"], "--unmasker is 'wino:0.5'; allowed: a policy.safetensors, random"),
+        (["overhead", "--unmasker", "klass:0.9"], "--unmasker is 'klass:0.9'; allowed"),
+        (["rollouts", "--shape", "small", "--samples", "8"], "--samples is 8; allowed: 1 with --shape"),
+        (["rollouts", "--target-nfe", "80"], "--target-nfe is [80.0]; allowed: up to the canvas length 48"),
+        (["rollouts", "--samples", "7"], "--samples is 7; allowed: a divisor of --rows, 256"),
+        (["rollouts", "--json", "/nowhere/at/all.json"], "--json is '/nowhere/at/all.json'"),
+        (["cache", "--unmasker", "wino:0.6"], "--unmasker 'wino:0.6': cache is 'prefix'; allowed: 'none'"),
+    ],
+)
+def test_bad_input_is_one_line_before_a_model_is_loaded(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(bench, "load_model")
+    monkeypatch.delattr(bench, "random_model")
+    assert main(arguments) == ExitCode.USER_ERROR
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["rollouts", "--rows", "0"], ["rollouts", "--repeats", "0"],
+    ["overhead", "--batch-sizes", "0"], ["cache", "--refresh", "-1"], ["rollouts", "--prompts", "0", "4"],
+    ["memory", "--threads", "0"]])  # fmt: skip
+def test_numbers_out_of_range_are_refused_by_name(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == ExitCode.USER_ERROR
+    assert f"argument {arguments[1]}: '{arguments[2]}' is given; allowed: whole numbers from" in capsys.readouterr().err
 
 
 def test_bad_unmasker_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from cluster.errors import ExitCode
 from evaluation import bench_memory
@@ -18,12 +20,14 @@ from evaluation.bench_memory import (
     DecodeFigures,
     MethodFigures,
     measure_decode,
+    measure_method,
     measure_reduction,
+    reduction_table,
 )
 from evaluation.random_models import SHAPES, Shape, random_model
 from policy.factory import make_heuristic
 from policy.unmasker import Unmasker
-from rollout_workers.models.backbone import bidirectional
+from rollout_workers.models.backbone import BackboneDLLM, bidirectional
 from tests.fakes.checkpoints import DREAM_7B, LLADA_8B
 
 TINY = Shape(200, 16, 24, 1, 2, 2)
@@ -51,10 +55,30 @@ def test_random_models_are_drawn_again_the_same(is_dream: bool, dtype: torch.dty
         assert first.isfinite().all()
 
 
-def test_the_slope_is_that_of_least_squares() -> None:
+def test_the_slope_is_that_of_least_squares_over_the_larger_half() -> None:
     assert MethodFigures("exact", (1, 2, 4), (13, 16, 22)).bytes_per_row == pytest.approx(3)
     assert MethodFigures("flat", (4, 8, 12), (50, 50, 50)).bytes_per_row == 0
-    assert MethodFigures("noisy", (1, 2, 3), (0, 3, 3)).bytes_per_row == pytest.approx(1.5)
+    assert MethodFigures("noisy", (1, 2, 3, 4, 5, 6), (9, 9, 9, 0, 3, 3)).bytes_per_row == pytest.approx(1.5)
+    assert MethodFigures("in pieces", (1, 2, 16, 32), (680, 681, 700, 1420)).bytes_per_row == pytest.approx(45)
+
+
+def test_what_does_not_fit_is_left_out_of_the_slope() -> None:
+    assert MethodFigures("large", (1, 2, 4), (10, 20, None)).bytes_per_row == pytest.approx(10)
+    assert MethodFigures("larger", (1, 2, 4), (10, None, None)).bytes_per_row is None
+
+
+def test_running_out_of_memory_loses_no_other_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def predict(model: BackboneDLLM, prompt_BP: torch.Tensor, canvas_BL: torch.Tensor) -> None:
+        if len(prompt_BP) > 2:
+            torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setitem(METHODS, "large", predict)
+    figures = measure_method(CASE.build()[0], CASE, "large", [1, 2, 3, 4])
+    assert [peak is None for peak in figures.peak_bytes] == [False, False, True, True]
+    ours = MethodFigures(ADAPTER, figures.batch_sizes, (1, 1, 1, 1))
+    output = Console(width=200, record=True, file=io.StringIO())
+    output.print(reduction_table(CASE, [ours, figures]))
+    assert output.export_text().count("out of memory") == 2
 
 
 def decode(case: Case, unmasker: Unmasker, *, num_rows: int, block_length: int) -> DecodeFigures:
@@ -106,6 +130,11 @@ def test_command_prints_tables_and_writes_json(
         (["--block-length", "7"], "--block-length is 7"),
         (["--device", "gpu"], "'gpu'"),
         (["--unmasker", "treshold:0.9"], "treshold"),
+        (["--device", "meta"], "--device is 'meta'; allowed: cpu, cuda"),
+        (
+            ["--json", "/nowhere/at/all.json"],
+            "--json is '/nowhere/at/all.json'; allowed: a file in a folder that exists",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], quoted: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +147,7 @@ def test_bad_input_is_one_line(arguments: list[str], quoted: str, capsys: pytest
 def check_reduction(device: str, dtype: str, batch_sizes: list[int]) -> None:
     case = Case("small", SHAPES["small"], dtype, device, prompt_length=16, canvas_length=256)
     model = None if device == "cpu" else case.build()[0]
-    slopes = {line.method: line.bytes_per_row for line in measure_reduction(case, model, batch_sizes)}
+    slopes = {line.method: line.bytes_per_row or 0.0 for line in measure_reduction(case, model, batch_sizes)}
     row = 256 * 126464 * 2
     for method in METHODS:
         if method != ADAPTER:

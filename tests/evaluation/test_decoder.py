@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from cluster.errors import UserError
+from evaluation import decoder as decoder_module
 from evaluation import generate, samplers
 from evaluation.decoder import Canvas, Decoder
 from policy.config import BackboneShape, PolicyConfig
 from policy.factory import HEURISTICS, make_network
 from policy.weights import to_bytes
+from rollout_workers.models.options import LoadOptions
 from rollout_workers.resources import ModelResources
 from rollout_workers.tasks import Split, make_task
 from tests.fakes.policies import SMALL, lively_policy
@@ -88,6 +90,23 @@ def test_kept_keys_and_values_answer_in_as_many_passes(decoder: Decoder) -> None
     answers = Decoder(**settings)(PROMPTS)
     assert [each.text for each in fresh(PROMPTS)] == [each.text for each in answers]
     assert [each.nfe for each in kept(PROMPTS)] == [each.nfe for each in answers]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"cache": "dual", "sampler": "wino"}, "cache is 'dual'; allowed: 'none' with a sampler that"),
+        ({"cache": "prefix", "sampler": "info_gain"}, "cache is 'prefix'; allowed: 'none' with a sampler that"),
+        ({"cache": "dual", "options": LoadOptions(compile=True)}, "allowed: 'none' where model 'tiny' is compiled"),
+        ({"policy": "nowhere.safetensors"}, "'nowhere.safetensors' cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_needs_no_weights_is_refused_before_they_are_loaded(
+    settings: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(decoder_module, "load_model")
+    with pytest.raises(UserError, match=says):
+        Decoder(**settings)
 
 
 def bad_policy(folder: Path, **settings: Any) -> str:

@@ -46,7 +46,7 @@ def test_more_gpus_never_decode_slower_and_end_bound_by_something_else() -> None
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     figures = [
-        {"block_length": 48, "batch_size": size, "num_rows": 256, "engine_s": 256 / rate}
+        {"unmasker": "p", "block_length": 48, "batch_size": size, "num_rows": 256, "engine_s": 256 / rate}
         for size, rate in PARTS.rows_per_s.items()
     ]
     contents = {
@@ -76,6 +76,20 @@ def test_the_command_reads_the_files_of_the_benchmarks(
     assert document["parts"]["weights_each_s"] == pytest.approx(0.0002)
 
 
+def test_figures_of_several_unmaskers_are_never_mixed(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(Path(files[1]).read_text())
+    slower = [line | {"unmasker": "slow", "engine_s": 2 * line["engine_s"]} for line in document["figures"]]
+    Path(files[1]).write_text(json.dumps(document | {"figures": document["figures"] + slower}))
+    assert main(["cost", "tiny", *files]) == ExitCode.USER_ERROR
+    assert "--unmasker is None; allowed with" in capsys.readouterr().out
+    out = tmp_path / "cost.json"
+    for name, seconds in (("p", 256 / 200), ("slow", 256 / 100)):
+        assert main(["cost", "tiny", *files, "--unmasker", name, "--json", str(out)]) == ExitCode.FINISHED
+        assert json.loads(out.read_text())["costs"][0]["rollouts_s"] == pytest.approx(seconds)
+
+
 def test_files_that_do_not_fit_are_one_line(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +97,7 @@ def test_files_that_do_not_fit_are_one_line(
         (["cost", "tiny_blocks", *files], "has no figures of blocks of 16; allowed: [48]"),
         (["cost", *files[:-1], str(tmp_path / "nowhere.json")], "nowhere.json' cannot be read"),
         (["cost", *files[:-1], files[1]], "lack 'weights'"),
+        (["cost", "tiny", *files, "--unmasker", "q"], "--unmasker is 'q'; allowed with "),
     ):
         assert main(words) == ExitCode.USER_ERROR
         assert says in capsys.readouterr().out.replace("\n", "")

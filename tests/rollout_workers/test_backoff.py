@@ -9,7 +9,7 @@ import torch
 
 from policy.factory import make_heuristic
 from rollout_workers.engine import Engine
-from rollout_workers.models.backoff import BackingOff
+from rollout_workers.models.backoff import BackingOff, is_out_of_memory
 from rollout_workers.models.base import ModelError
 from rollout_workers.sequence import Sequence
 from tests.fakes.models import MASK_ID, HashModel, SpyModel
@@ -35,6 +35,15 @@ def rows() -> list[Sequence]:
 def decode(model, *, temperature: float = 0.0) -> list[list[int]]:
     engine = Engine(model, make_heuristic("random", 2), num_slots=9, token_temperature=temperature)
     return [sequence.tokens_L.tolist() for sequence in engine.decode(rows()).sequences]
+
+
+def test_the_cpu_s_allocator_and_no_other_error_is_running_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    with pytest.raises(RuntimeError) as caught:
+        torch.zeros(2) @ torch.zeros(3)
+    assert not is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

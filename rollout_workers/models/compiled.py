@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -49,9 +50,26 @@ def _twin(module: _Kind) -> _Kind:
     return twin
 
 
+def _with_own_code(function: Callable[..., Any]) -> FunctionType:
+    """The same function with its own code object.
+
+    Programs are kept, and their number is limited, by code object, so that models of one kind would share both.
+    """
+    assert isinstance(function, FunctionType), "a class's method is a function"
+    own = FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    own.__kwdefaults__ = function.__kwdefaults__
+    return own
+
+
 def _compiled_blocks(layers: list[nn.Module]) -> list[nn.Module]:
     kind = type(layers[0])
-    program = torch.compile(kind.forward, dynamic=True, fullgraph=True)
+    program = torch.compile(_with_own_code(kind.forward), dynamic=True, fullgraph=True)
     compiled_kind = type(f"Compiled{kind.__name__}", (_CompiledBlock, kind), {"program": staticmethod(program)})
     twins = [_twin(layer) for layer in layers]
     for twin in twins:

@@ -68,6 +68,16 @@ def test_rows_of_any_number_and_length_are_decided_as_the_oracle_does_without_co
     ]
 
 
+@pytest.mark.usefixtures("traced_only")
+def test_one_process_may_host_many_compiled_models() -> None:
+    for seed in range(4):
+        model = random_llama(seed=seed, num_layers=3)
+        twin = compiled(model)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            got = twin.predict(**inputs(num_padded=1)).confidences_NK
+        torch.testing.assert_close(got, model.predict(**inputs(num_padded=1)).confidences_NK, atol=1e-5, rtol=0)
+
+
 @pytest.mark.slow
 def test_what_the_compiler_makes_of_it_decides_the_same() -> None:
     model = random_llama(seed=1, num_layers=3)

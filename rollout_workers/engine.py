@@ -190,8 +190,8 @@ class Engine:
                 verified_BL = verified(prediction.shadow_M, window_BL, context.written_BL)
                 observation = replace(observation, verified_BL=verified_BL)
             decision = self._unmasker.decide(observation)
-        predicted_BL = rows.canvas_BL.clone()
-        predicted_BL[wanted_BL] = prediction.token_ids_N
+        assert observation.token_ids_BL is not None, "`observe` has them"
+        predicted_BL = torch.where(wanted_BL, observation.token_ids_BL, rows.canvas_BL)
         if decision.token_ids_BL is not None:
             predicted_BL = torch.where(decision.commit_BL, decision.token_ids_BL, predicted_BL)
         extra_B, serial_B = ahead.num_passes_B, 1 + ahead.num_calls_B
@@ -265,7 +265,7 @@ class Engine:
         )
 
     def _ended(self, rows: LiveRows) -> dict[int, SequenceStatus]:
-        """The rows that are done, and how; this is the step's one synchronisation with the device."""
+        """The rows that are done, and how: a synchronisation with the device, as is finding which positions are wanted."""
         masked_BL = rows.masked_BL()
         is_clean_B = ~masked_BL.any(1)
         is_limit_B = rows.num_steps_B >= rows.step_limit_B

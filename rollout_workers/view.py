@@ -31,37 +31,44 @@ def observe(
 ) -> Observation:
     """Scatters the predictions over the canvas; positions that were not asked for report a certain prediction."""
     B, L = masked_BL.shape
+    # Found once, because each time costs a wait for the device.
+    where = wanted_BL.nonzero(as_tuple=True)
     K = prediction.confidences_NK.shape[1]
     dtype = prediction.confidences_NK.dtype
     confidences_BLK = torch.zeros(B, L, K, dtype=dtype, device=masked_BL.device)
     confidences_BLK[:, :, 0] = 1.0
-    confidences_BLK[wanted_BL] = prediction.confidences_NK
+    confidences_BLK[where] = prediction.confidences_NK
+
+    def scatter(values_N: Tensor, elsewhere: float) -> Tensor:
+        return _scatter(values_N, where, (B, L), elsewhere)
+
     return Observation(
         masked_BL=masked_BL,
         eligible_BL=eligible_BL,
         confidences_BLK=confidences_BLK.float(),
-        log_odds_BL=_scatter(prediction.log_odds_N, wanted_BL, torch.inf),
+        log_odds_BL=scatter(prediction.log_odds_N, torch.inf),
         nfe_B=nfe_B,
         time_B=nfe_B.float() / L,
         keys_B=keys_B,
-        entropy_BL=None if prediction.entropy_N is None else _scatter(prediction.entropy_N, wanted_BL, 0.0).float(),
-        margin_BL=None if prediction.margin_N is None else _scatter(prediction.margin_N, wanted_BL, 1.0).float(),
-        hidden_BLD=None if prediction.hidden_ND is None else _scatter(prediction.hidden_ND, wanted_BL, 0.0).float(),
-        token_ids_BL=_scatter(prediction.token_ids_N, wanted_BL, -1),
+        entropy_BL=None if prediction.entropy_N is None else scatter(prediction.entropy_N, 0.0).float(),
+        margin_BL=None if prediction.margin_N is None else scatter(prediction.margin_N, 1.0).float(),
+        hidden_BLD=None if prediction.hidden_ND is None else scatter(prediction.hidden_ND, 0.0).float(),
+        token_ids_BL=scatter(prediction.token_ids_N, -1),
         log_probs_NV=prediction.log_probs_NV,
     )
 
 
 def verified(shadow_M: Tensor, window_BL: Tensor, written_BL: Tensor) -> Tensor:
     """`[B, L]` float32 probabilities of the written tokens of each row's block; 1 elsewhere."""
-    return torch.where(written_BL, _scatter(shadow_M, window_BL, 1.0), 1.0).float()
+    B, L = window_BL.shape
+    shadow_BL = _scatter(shadow_M, window_BL.nonzero(as_tuple=True), (B, L), 1.0)
+    return torch.where(written_BL, shadow_BL, 1.0).float()
 
 
-def _scatter(values_N: Tensor, wanted_BL: Tensor, elsewhere: float) -> Tensor:
-    """`[B, L]`, or `[B, L, D]` of vectors, with the values at the wanted positions."""
-    shape = (*wanted_BL.shape, *values_N.shape[1:])
-    values_BL = torch.full(shape, elsewhere, dtype=values_N.dtype, device=values_N.device)
-    values_BL[wanted_BL] = values_N
+def _scatter(values_N: Tensor, where: tuple[Tensor, ...], shape: tuple[int, int], elsewhere: float) -> Tensor:
+    """`[B, L]`, or `[B, L, D]` of vectors, with the values at these rows and positions."""
+    values_BL = torch.full((*shape, *values_N.shape[1:]), elsewhere, dtype=values_N.dtype, device=values_N.device)
+    values_BL[where] = values_N
     return values_BL
 
 

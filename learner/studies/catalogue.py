@@ -207,6 +207,10 @@ SECOND = Need(
     "about an hour on 2 cores, resumable",
 )
 _ON_SECOND = f"model.name={SECOND.path}"
+_FEW_HEURISTICS = (
+    "evaluation.heuristics={threshold: [0.15, 0.5, 0.9], factor: [5]}",
+    "evaluation.block_lengths=[16, 24, 48]",
+)
 _HOST_SECOND = f"models={{second: {{name: {SECOND.path}}}}}"
 _SUDOKU = ("task=sudoku", "decode.canvas_length=48")
 _SUDOKU_24 = ("task=sudoku", "decode.canvas_length=24", "evaluation.block_lengths=[24]")
@@ -224,10 +228,10 @@ _TRANSFER = Study(
     settings=(*_SIZE, _NO_HEURISTICS, _AS_TRAINED),
     quick=_QUICK,
     arms=(
-        StudyArm("arithmetic", sweep=_SWEEP, on=ARITHMETIC),
-        StudyArm("sudoku", _SUDOKU, sweep=_SWEEP, on=SUDOKU),
+        StudyArm("arithmetic", sweep=_FEW_HEURISTICS, on=ARITHMETIC),
+        StudyArm("sudoku", _SUDOKU, sweep=_FEW_HEURISTICS, on=SUDOKU),
         StudyArm("sudoku, canvas 24", _SUDOKU_24, on="sudoku, shipped dLLM, canvas 24"),
-        StudyArm("second", (_ON_SECOND,), sweep=_SWEEP, on=OTHER, need=SECOND),
+        StudyArm("second", (_ON_SECOND,), sweep=_FEW_HEURISTICS, on=OTHER, need=SECOND),
         StudyArm(
             "mixture",
             (

@@ -84,7 +84,7 @@ class Recipe:
 RECIPES = {
     "shipped": Recipe(),
     "second": Recipe(
-        num_steps=4000, num_shallow_cycles=0, num_puzzle_steps=0, hidden_size=160, feed_forward_size=400, seed=1
+        num_steps=2500, num_shallow_cycles=0, num_puzzle_steps=0, hidden_size=160, feed_forward_size=400, seed=1
     ),
 }
 OUTPUTS = {"shipped": Path("runs/tiny-pretrain"), "second": Path("runs/tiny-second")}

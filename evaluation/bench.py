@@ -125,7 +125,8 @@ def _load(
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     canvas_length = make_task(options.task).canvas_length if options.shape is None else options.canvas
-    blocks = options.block_lengths or [canvas_length // 3 if options.shape is None else 32, canvas_length]
+    usual = _divisor(canvas_length, canvas_length // 3 if options.shape is None else 32)
+    blocks = list(dict.fromkeys(options.block_lengths or [usual, canvas_length]))
     for block in blocks:
         check_block_length(block, canvas_length, "--block-lengths")
     if options.target_nfe and max(options.target_nfe) > canvas_length:
@@ -216,7 +217,7 @@ def _cache(options: argparse.Namespace, console: Console) -> None:
     torch.set_num_threads(options.threads)
     tokenizer, task = load_tokenizer(options.model), make_task(options.task)
     examples = [task.example(Split.TEST, index) for index in range(options.rows)]
-    block = options.block_length or task.canvas_length // 3
+    block = options.block_length or _divisor(task.canvas_length, task.canvas_length // 3)
     check_block_length(block, task.canvas_length, "--block-length")
 
     def make_rows() -> list[Row]:
@@ -251,6 +252,11 @@ def _cache(options: argparse.Namespace, console: Console) -> None:
     )
     console.print(cache_table(figures, title))
     _write_json(options, figures=[dataclasses.asdict(line) for line in figures])
+
+
+def _divisor(length: int, most: int) -> int:
+    """The largest divisor of `length` up to `most`."""
+    return max(each for each in range(1, max(1, min(most, length)) + 1) if length % each == 0)
 
 
 def _of_task(options: argparse.Namespace) -> tuple[FrozenDLLM, Callable[[int], list[Row]]]:
@@ -375,7 +381,13 @@ def _parser() -> argparse.ArgumentParser:
             "--samples", type=_at_least(1), default=1, help="rows of --task per problem: 8 is a group of training"
         )
         bench.add_argument("--batch-sizes", type=_at_least(1), nargs="+", default=[16, 64])
-        bench.add_argument("--block-lengths", type=_at_least(1), nargs="+", default=None)
+        bench.add_argument(
+            "--block-lengths",
+            type=_at_least(1),
+            nargs="+",
+            default=None,
+            help="default: a third of the canvas (of --shape 32), and all of it",
+        )
         bench.add_argument("--repeats", type=_at_least(1), default=3)
         bench.add_argument(
             "--target-nfe", type=float, nargs="+", default=[], help="thresholds for so many passes a row"

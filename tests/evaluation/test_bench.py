@@ -162,6 +162,19 @@ def test_what_was_measured_is_written_before_the_rest(tmp_path: Path, monkeypatc
     assert [line["batch_size"] for line in json.loads(path.read_text())["figures"]] == [3]
 
 
+def test_blocks_that_nobody_asked_for_divide_the_canvas(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(SHAPES, "small", Shape(211, 32, 48, 1, 2, 2))
+    path = tmp_path / "bench.json"
+    for canvas, blocks in (("20", [20]), ("33", [11, 33])):
+        arguments = ["overhead", "--shape", "small", "--dtype", "float32", "--canvas", canvas, "--prompts", "3", "5", "--rows", "2",
+                     "--batch-sizes", "2", "--repeats", "1", "--unmasker", "low_confidence:4",
+                     "--threads", str(torch.get_num_threads()), "--json", str(path)]  # fmt: skip
+        assert main(arguments) == ExitCode.FINISHED, capsys.readouterr().out
+        assert [line["block_length"] for line in json.loads(path.read_text())["figures"]] == blocks
+
+
 def decoded(order: list[int], tokens: list[int], nfe: int) -> Sequence:
     row = Sequence("r", [1], [0] * len(order), len(order), 0)
     row.order_L, row.tokens_L, row.nfe = np.array(order, np.int16), np.array(tokens, np.int32), nfe

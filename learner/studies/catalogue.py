@@ -204,7 +204,7 @@ _UPO = Study(
 SECOND = Need(
     Path("runs/tiny-second/checkpoint"),
     "python -m rollout_workers.models.tiny.pretrain --recipe second",
-    "half an hour to an hour on 2 cores, resumable",
+    "about half an hour on 2 cores, resumable",
 )
 _ON_SECOND = f"model.name={SECOND.path}"
 _FEW_HEURISTICS = (

@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.errors import UserError
 from evaluation.config import EvaluationConfig
-from policy.factory import HEURISTICS, canonical_name, heuristic_kind, heuristic_parameters, whole_numbers
+from policy.factory import EXPERTS, canonical_name, heuristic_kind, heuristic_parameters, whole_numbers
 from policy.inference import InferenceConfig
 from rollout_workers.caching import CacheSettings
 from rollout_workers.config import DecodeConfig, ModelConfig, check_block_length
@@ -108,9 +108,9 @@ def check_cached(arms: Sequence[Arm], decode: DecodeConfig) -> None:
     """Refuses heuristics that do not decode where keys and values are kept."""
     for arm in arms:
         if decode.cache != "none" and not arm.is_learned and not heuristic_kind(arm.sampler).is_expert:
-            plain = ", ".join(name for name, kind in HEURISTICS.items() if kind.is_expert)
             raise UserError(
-                f"config key 'evaluation.heuristics' has {arm.sampler!r}; allowed with decode.cache={decode.cache}: {plain}"
+                f"config key 'evaluation.heuristics' has {arm.sampler!r}; "
+                f"allowed with decode.cache={decode.cache}: {', '.join(EXPERTS)}"
             )
 
 

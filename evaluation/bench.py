@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -23,13 +23,13 @@ from cluster.logs import wide_console
 from evaluation.bench_cache import bench_cache, cache_table
 from evaluation.bench_inputs import random_rows, threshold_for_nfe
 from evaluation.bench_memory import Case, decode_table, measure_decode, measure_reduction, reduction_table
-from evaluation.bench_overhead import bench_overhead, overhead_brief, overhead_table
-from evaluation.bench_rollouts import bench_rollouts, rollouts_brief, rollouts_tables
+from evaluation.bench_overhead import OverheadFigures, bench_overhead, overhead_brief, overhead_table
+from evaluation.bench_rollouts import RolloutFigures, bench_rollouts, rollouts_brief, rollouts_tables
 from evaluation.environment import environment_record
 from evaluation.public_reduction import PublicReduction
 from evaluation.random_models import SHAPES, random_model
 from evaluation.roofline import measure_matmul_peak
-from policy.factory import HEURISTICS, make_heuristic, make_learned
+from policy.factory import EXPERTS, HEURISTICS, make_heuristic, make_learned
 from policy.unmasker import Unmasker
 from policy.weights import WeightsError, from_bytes
 from rollout_workers.caching import CacheSettings, check_cache
@@ -44,60 +44,65 @@ from rollout_workers.rollout import pose_each
 from rollout_workers.sequence import Sequence as Row
 from rollout_workers.tasks import Split, make_task
 
+_Line = TypeVar("_Line", RolloutFigures, OverheadFigures)
 
-class _Lines:
-    """A benchmark's figures, line by line: each is told and written to the JSON file as soon as it is there.
 
-    A line that does not fit into memory is left out and said so, so that the others are not lost.
+def _measure_lines(
+    options: argparse.Namespace,
+    console: Console,
+    model: FrozenDLLM,
+    make_rows: Callable[[int], list[Row]],
+    blocks: Sequence[int],
+    measure: Callable[..., _Line],
+    *,
+    brief: Callable[[_Line], str],
+    derived: Sequence[str],
+) -> tuple[list[_Line], str]:
+    """(a line for each block length, unmasker and batch size; the unmaskers by name).
+
+    Each is told in a few words and written to the JSON file as soon as it is there, with its properties `derived`. One that does
+    not fit into memory is left out and said so, so that the others are not lost; where none fits, that is a UserError.
     """
-
-    def __init__(
-        self, options: argparse.Namespace, console: Console, num_lines: int, *, derived: Sequence[str]
-    ) -> None:
-        """`derived` are properties of the lines that are written beside their fields."""
-        self._options = options
-        self._console = console
-        self._num_lines = num_lines
-        self._derived = derived
-        self._num_tried = 0
-        self.figures: list[Any] = []
-        self.records: list[dict[str, Any]] = []
-
-    def add(self, what: str, measure: Callable[[], Any], brief: Callable[[Any], str], **more: Any) -> None:
-        """Measures one line; `brief` tells it in a few words, `more` are further entries of its record."""
-        self._num_tried += 1
-        try:
-            with self._console.status(f"{what}: line {self._num_tried} of {self._num_lines}"):
-                line = measure()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            reason = str(error).strip().splitlines()[0]
-            self._console.print(f"{what}: left out, it does not fit into memory ({reason})", soft_wrap=True)
-            return
-        self.figures.append(line)
-        self.records.append(
-            {**more, **dataclasses.asdict(line), **{name: getattr(line, name) for name in self._derived}}
-        )
-        self._console.print(f"{what}: {brief(line)}", soft_wrap=True)
-        _write_json(self._options, figures=self.records)
-
-    def whole(self) -> list[Any]:
-        """All lines; a UserError where none fitted."""
-        if not self.figures:
-            raise UserError(f"--batch-sizes is {self._options.batch_sizes}, and none fits; allowed: smaller ones")
-        return self.figures
+    figures: list[_Line] = []
+    records: list[dict[str, Any]] = []
+    num_tried, num_lines = 0, len(blocks) * len(options.batch_sizes) * max(1, len(options.target_nfe))
+    for block in blocks:
+        for name in _unmaskers(options, console, model, make_rows, block):
+            unmasker = _parse_unmasker(name, options.device)
+            for batch_size in options.batch_sizes:
+                num_tried += 1
+                what = f"block {block}, {batch_size} rows, {name}"
+                try:
+                    with console.status(f"{what}: line {num_tried} of {num_lines}"):
+                        line = measure(
+                            unmasker=unmasker,
+                            make_rows=make_rows,
+                            block_length=block,
+                            batch_size=batch_size,
+                            repeats=options.repeats,
+                        )
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = str(error).strip().splitlines()[0]
+                    console.print(f"{what}: left out, it does not fit into memory ({reason})", soft_wrap=True)
+                    continue
+                figures.append(line)
+                properties = {each: getattr(line, each) for each in derived}
+                records.append({"unmasker": name, **dataclasses.asdict(line), **properties})
+                console.print(f"{what}: {brief(line)}", soft_wrap=True)
+                _write_json(options, figures=records)
+    if not figures:
+        raise UserError(f"--batch-sizes is {options.batch_sizes}, and none fits; allowed: smaller ones")
+    return figures, ", ".join(dict.fromkeys(record["unmasker"] for record in records))
 
 
 def _check_plain(options: argparse.Namespace) -> None:
     """Refuses what a lock-step decoder, or a pass made again, cannot give: before anything is loaded."""
     needs = _parse_unmasker(options.unmasker, "cpu").needs
-    plain = [name for name, kind in HEURISTICS.items() if kind.is_expert]
     name, colon, _ = options.unmasker.partition(":")
-    if not needs.is_plain or (colon and name in HEURISTICS and name not in plain):
-        raise UserError(f"--unmasker is {options.unmasker!r}; allowed: a policy.safetensors, {', '.join(plain)}")
+    if not needs.is_plain or (colon and name in HEURISTICS and name not in EXPERTS):
+        raise UserError(f"--unmasker is {options.unmasker!r}; allowed: a policy.safetensors, {', '.join(EXPERTS)}")
     if needs.hidden and options.bench == "rollouts":
         raise UserError(f"--unmasker {options.unmasker!r} reads hidden states; allowed: a policy of confidences")
 
@@ -163,53 +168,31 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
         baseline = PublicReduction(model)
     with console.status("measuring the matmul peak"):
         peak = measure_matmul_peak(model.device, DTYPES[options.dtype] if options.shape else torch.float32)
-    lines = _Lines(options, console, _num_lines(options, blocks), derived=("speedup", "overhead"))
-    for block in blocks:
-        for name in _unmaskers(options, console, model, make_rows, block):
-            for batch_size in options.batch_sizes:
-                measure = functools.partial(
-                    bench_rollouts,
-                    fast,
-                    _parse_unmasker(name, options.device),
-                    make_rows,
-                    block_length=block,
-                    batch_size=batch_size,
-                    repeats=options.repeats,
-                    baseline_model=baseline,
-                    peak_flops=peak,
-                )
-                lines.add(f"block {block}, {batch_size} rows, {name}", measure, rollouts_brief, unmasker=name)
+    measure = functools.partial(bench_rollouts, fast, baseline_model=baseline, peak_flops=peak)
+    figures, names = _measure_lines(
+        options, console, model, make_rows, blocks, measure, brief=rollouts_brief, derived=("speedup", "overhead")
+    )
     title = (
-        f"{options.rows} rows of {what}, unmasker {_unmaskers_of(lines)}, medians of {options.repeats} turns"
+        f"{options.rows} rows of {what}, unmasker {names}, medians of {options.repeats} turns"
         f"{', our blocks compiled' if options.compile else ''}\n"
         f"matmul peak {peak / 1e12:.3g} TFLOP/s on {environment_record(options.device)['device']}"
     )
-    for table in rollouts_tables(lines.whole(), title):
+    for table in rollouts_tables(figures, title):
         console.print(table)
 
 
 def _overhead(options: argparse.Namespace, console: Console) -> None:
     model, make_rows, blocks, what = _load(options, console)
     model = _fast(model, options, console)
-    lines = _Lines(options, console, _num_lines(options, blocks), derived=("overhead",))
-    for block in blocks:
-        for name in _unmaskers(options, console, model, make_rows, block):
-            for batch_size in options.batch_sizes:
-                measure = functools.partial(
-                    bench_overhead,
-                    model,
-                    _parse_unmasker(name, options.device),
-                    make_rows,
-                    block_length=block,
-                    batch_size=batch_size,
-                    repeats=options.repeats,
-                )
-                lines.add(f"block {block}, {batch_size} rows, {name}", measure, overhead_brief, unmasker=name)
+    measure = functools.partial(bench_overhead, model)
+    figures, names = _measure_lines(
+        options, console, model, make_rows, blocks, measure, brief=overhead_brief, derived=("overhead",)
+    )
     title = (
-        f"{options.rows} rows of {what}, unmasker {_unmaskers_of(lines)}, medians of {options.repeats} turns; "
+        f"{options.rows} rows of {what}, unmasker {names}, medians of {options.repeats} turns; "
         f"shares are of the bare forward passes"
     )
-    console.print(overhead_table(lines.whole(), title))
+    console.print(overhead_table(figures, title))
 
 
 def _cache(options: argparse.Namespace, console: Console) -> None:
@@ -308,14 +291,6 @@ def _unmaskers(
         return [options.unmasker]
     with console.status(f"block {block}: thresholds for {options.target_nfe} passes"):
         return [f"threshold:{threshold_for_nfe(model, make_rows, block, nfe):.6g}" for nfe in options.target_nfe]
-
-
-def _num_lines(options: argparse.Namespace, blocks: Sequence[int]) -> int:
-    return len(blocks) * len(options.batch_sizes) * max(1, len(options.target_nfe))
-
-
-def _unmaskers_of(lines: _Lines) -> str:
-    return ", ".join(dict.fromkeys(record["unmasker"] for record in lines.records))
 
 
 def _memory(options: argparse.Namespace, console: Console) -> None:

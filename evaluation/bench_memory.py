@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -105,8 +106,8 @@ class MethodFigures:
         if len(fitted) < 2:
             return None
         pairs = fitted[-max(2, len(fitted) // 2) :]
-        mean_x, mean_y = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
-        return sum((x - mean_x) * (y - mean_y) for x, y in pairs) / sum((x - mean_x) ** 2 for x, _ in pairs)
+        sizes, peaks = zip(*pairs, strict=True)
+        return statistics.linear_regression(sizes, peaks).slope
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +175,6 @@ def measure_method(model: BackboneDLLM, case: Case, method: str, batch_sizes: Se
             peaks += [None] * (len(batch_sizes) - len(peaks))
             break
         peaks.append(peak.bytes())
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return MethodFigures(method, tuple(batch_sizes), tuple(peaks))
 
 

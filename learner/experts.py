@@ -9,7 +9,7 @@ from cluster.config import first_difference
 from cluster.errors import UserError
 from evaluation.arms import check_heuristic
 from learner.config import RunConfig, SteeringConfig
-from policy.factory import HEURISTICS, heuristic_kind, heuristic_parameters
+from policy.factory import EXPERTS, heuristic_kind, heuristic_parameters
 from policy.weights import WeightsError, from_bytes
 from rollout_workers.config import check_block_length
 
@@ -56,15 +56,18 @@ def read_initial_policy(config: RunConfig) -> bytes | None:
 
 def _check_expert(name: str, key: str) -> None:
     """A policy learns from decisions that depend on what it may see, and that stand."""
-    experts = [each for each, kind in HEURISTICS.items() if kind.is_expert]
     try:
-        is_expert = heuristic_kind(name).is_expert and not heuristic_parameters(name, {}).get("eos")
+        kind = heuristic_kind(name)
     except ValueError as error:
-        # That it is unknown is said with all heuristics there are, of which not all are experts.
+        # It names all heuristics there are, of which not all are experts.
         why = str(error).partition("; allowed:")[0]
-        raise UserError(f"config key '{key}' is {name!r}: {why}; allowed: {', '.join(experts)}") from error
-    if not is_expert:
-        raise UserError(f"config key '{key}' is {name!r}; allowed: {', '.join(experts)}")
+        raise UserError(f"config key '{key}' is {name!r}: {why}; allowed: {', '.join(EXPERTS)}") from error
+    try:
+        parameters = heuristic_parameters(name, {})
+    except ValueError as error:
+        raise UserError(f"config key '{key}' is {name!r}: {error}") from error
+    if not kind.is_expert or parameters.get("eos"):
+        raise UserError(f"config key '{key}' is {name!r}; allowed: {', '.join(EXPERTS)}")
 
 
 def _check_mixture(steering: SteeringConfig) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from policy.config import PolicyConfig
-from policy.heuristics.registry import HEURISTICS, HeuristicKind
+from policy.heuristics.registry import EXPERTS, HEURISTICS, HeuristicKind
 from policy.heuristics.resources import Resources
 from policy.heuristics.settings import (
     canonical_name,
@@ -23,6 +23,7 @@ from policy.networks.registry import build
 from policy.unmasker import Unmasker
 
 __all__ = [
+    "EXPERTS",
     "HEURISTICS",
     "HeuristicKind",
     "canonical_name",

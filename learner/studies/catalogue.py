@@ -71,6 +71,10 @@ _SWEEP = (
     "evaluation.heuristics={random: [16], low_confidence: [4, 16], threshold: [0.15, 0.5, 0.7, 0.9, 0.99], factor: [2, 5]}",
     "evaluation.block_lengths=[8, 16, 24, 48]",
 )
+_FEW_HEURISTICS = (
+    "evaluation.heuristics={threshold: [0.15, 0.5, 0.9], factor: [5]}",
+    "evaluation.block_lengths=[16, 24, 48]",
+)
 
 _PUZZLES = "Sudoku with 4 or 5 givens, trained at alpha = 10"
 _FAST_PUZZLES = ("task=sudoku_hard_infill", "reward.alpha=10", "evaluation.block_lengths=[24]")
@@ -207,10 +211,6 @@ SECOND = Need(
     "about half an hour on 2 cores, resumable",
 )
 _ON_SECOND = f"model.name={SECOND.path}"
-_FEW_HEURISTICS = (
-    "evaluation.heuristics={threshold: [0.15, 0.5, 0.9], factor: [5]}",
-    "evaluation.block_lengths=[16, 24, 48]",
-)
 _HOST_SECOND = f"models={{second: {{name: {SECOND.path}}}}}"
 _SUDOKU = ("task=sudoku", "decode.canvas_length=48")
 _SUDOKU_24 = ("task=sudoku", "decode.canvas_length=24", "evaluation.block_lengths=[24]")

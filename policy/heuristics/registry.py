@@ -202,3 +202,6 @@ HEURISTICS: Mapping[str, HeuristicKind] = {
         eos_controls=_FIXED,
     ),
 }
+
+EXPERTS = tuple(name for name, kind in HEURISTICS.items() if kind.is_expert)
+"""Those that a policy can learn from."""

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import UserError
+from learner.compatibility import _COUNTING
 from learner.experts import check_experts, read_initial_policy
 from learner.main import resolve
 from policy.config import PolicyConfig
-from policy.factory import make_network
+from policy.factory import EXPERTS, HEURISTICS, make_network
 from policy.weights import to_bytes
 
 PULLED = ("learner.regulariser.kind=kl", "learner.regulariser.coefficient=0.1")
@@ -88,6 +89,10 @@ def test_experts_must_exist_and_fit_into_the_blocks() -> None:
         check_experts(resolve([STEERED, "learner.steering.heuristic=nope"]), block_length=48)
     assert "klass" not in str(caught.value)
     with pytest.raises(
+        UserError, match=r"'learner\.steering\.heuristic' is 'threshold\(foo=1\)': .*foo.*; allowed: .*eos"
+    ):
+        check_experts(resolve([STEERED, "learner.steering.heuristic=threshold(foo=1)"]), block_length=48)
+    with pytest.raises(
         UserError, match=r"'learner\.steering\.block_length' is 7; allowed: a divisor of the policy's block length 48"
     ):
         check_experts(resolve([STEERED, "learner.steering.block_length=7"]), block_length=48)
@@ -107,7 +112,11 @@ def test_the_mixture_takes_experts_that_always_decide_the_same_each_once() -> No
         check_experts(resolve(["learner.steering.parameters=[0.9, 0.9]"]), block_length=48)
 
 
-@pytest.mark.parametrize("heuristic", ["random", "low_confidence", "margin", "entropy", "left_to_right"])
+def test_the_heuristics_that_count_positions_are_those_of_the_registry() -> None:
+    assert set(_COUNTING) == {name for name in EXPERTS if HEURISTICS[name].parameter == "k"}
+
+
+@pytest.mark.parametrize("heuristic", _COUNTING)
 def test_one_position_per_decision_can_be_imitated_by_a_policy_of_one_position(heuristic: str) -> None:
     resolve(
         ["policy.distribution=categorical", "learner.imitation.num_steps=2", "learner.imitation.parameter=1",

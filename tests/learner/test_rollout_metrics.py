@@ -10,11 +10,12 @@ import pytest
 from cluster.metrics import values
 from learner.rollout_metrics import rollout_metrics
 from rollout_workers.lease import GroupRequest, Lease, LeaseSummary, UnmaskerSpec
+from rollout_workers.tasks import Split
 from tests.fakes.pool import summary_of
 
 
 def summary(orders: list[list[int]], nfes: list[int]) -> LeaseSummary:
-    groups = tuple(GroupRequest(index, "arithmetic", "train", index, 1) for index in range(len(orders)))
+    groups = tuple(GroupRequest(index, "arithmetic", Split.TRAIN, index, 1) for index in range(len(orders)))
     made = summary_of(Lease(0, 0, UnmaskerSpec(), groups, 4, record=False))
     rows = tuple(
         replace(row, order_L=np.array(order, np.int16), nfe=nfe)

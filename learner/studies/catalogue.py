@@ -80,6 +80,9 @@ _PUZZLES = "Sudoku with 4 or 5 givens, trained at alpha = 10"
 _FAST_PUZZLES = ("task=sudoku_hard_infill", "reward.alpha=10", "evaluation.block_lengths=[24]")
 _PUZZLE_SWEEP = "evaluation.heuristics={threshold: [0.3, 0.7, 0.9, 0.99]}"
 
+_EVERYWHERE = ("policy.scope=canvas", "policy.see_block=false")
+_RAW, _NO_MASK = "policy.confidence_features=raw", "policy.see_mask=false"
+
 _ABLATIONS = Study(
     name="ablations",
     question="What does each choice of the published policy and reward contribute? (arXiv 2512.09106, ablations)",
@@ -91,13 +94,15 @@ _ABLATIONS = Study(
         StudyArm("additive reward", (*_FAST_PUZZLES, "reward.terms={additive: 1, multiplicative: 0}"), on=_PUZZLES),
         StudyArm("multiplicative reward", _FAST_PUZZLES, sweep=(_PUZZLE_SWEEP,), on=_PUZZLES),
         # Where only masked positions are predicted, a confidence of 1 gives away which ones are committed.
-        StudyArm("predictions everywhere", ("policy.scope=canvas",)),
-        StudyArm("no mask input", ("policy.scope=canvas", "policy.see_block=false", "policy.see_mask=false")),
+        StudyArm("predictions everywhere", _EVERYWHERE),
+        StudyArm("no mask input", (*_EVERYWHERE, _NO_MASK)),
+        StudyArm("raw confidences everywhere", (*_EVERYWHERE, _RAW)),
+        StudyArm("raw confidences everywhere, no mask input", (*_EVERYWHERE, _RAW, _NO_MASK)),
         StudyArm("no time input", ("policy.see_time=false",)),
         StudyArm("top-50 confidences", ("policy.num_confidences=50",)),
         StudyArm("hidden states", ("policy.network=dit_hidden", "policy.see_block=false")),
         StudyArm("DPLS", ("policy.distribution=dpls",)),
-        StudyArm("raw confidences", ("policy.confidence_features=raw",)),
+        StudyArm("raw confidences", (_RAW,)),
     ),
     baseline="base",
     curves=("reward", "accuracy", "nfe"),

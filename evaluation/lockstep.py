@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from policy.unmasker import Unmasker
+from policy.used_positions import UsedPositions
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.sequence import Sequence
 from rollout_workers.view import observe
@@ -47,7 +48,7 @@ def _decode_batch(
     width = max(len(sequence.prompt_ids) for sequence in sequences)
     prompts = [[spec.pad_id] * (width - len(s.prompt_ids)) + list(s.prompt_ids) for s in sequences]
     prompt_BP = torch.tensor(prompts, device=model.device)
-    length_B = torch.tensor([len(sequence.prompt_ids) for sequence in sequences], device=model.device)
+    length_B = torch.tensor([len(sequence.prompt_ids) for sequence in sequences])
     canvas_BL = torch.tensor([list(sequence.canvas_ids) for sequence in sequences], device=model.device)
     keys_B = torch.tensor([sequence.key for sequence in sequences], device=model.device)
     nfe_B = torch.zeros(len(sequences), dtype=torch.int64, device=model.device)
@@ -61,6 +62,7 @@ def _decode_batch(
             live_B = eligible_BL.any(1)
             if not bool(live_B.any()):
                 break
+            wanted = UsedPositions.where(masked_BL)
             prediction = model.predict(
                 prompt_BP,
                 length_B,
@@ -71,10 +73,9 @@ def _decode_batch(
                 with_margin=needs.margin,
             )
             decision = unmasker.decide(
-                observe(prediction, masked_BL, masked_BL=masked_BL, eligible_BL=eligible_BL, nfe_B=nfe_B, keys_B=keys_B)
+                observe(prediction, wanted, masked_BL=masked_BL, eligible_BL=eligible_BL, nfe_B=nfe_B, keys_B=keys_B)
             )
-            predicted_BL = canvas_BL.clone()
-            predicted_BL[masked_BL] = prediction.token_ids_N
+            predicted_BL = torch.where(masked_BL, wanted.scattered(prediction.token_ids_N), canvas_BL)
             canvas_BL = torch.where(decision.commit_BL, predicted_BL, canvas_BL)
             nfe_B = nfe_B + live_B.long()
             stats.num_steps += 1

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from policy.used_positions import UsedPositions
 from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import ModelError, Prediction
 from rollout_workers.models.reduction import Inputs
@@ -51,10 +52,11 @@ class PublicReduction:
             logits_BSV[:, :, self.spec.num_tokens :] = -torch.inf
         p_BSV = torch.softmax(logits_BSV, -1)
         p_BSK, ids_BSK = p_BSV.topk(max(num_confidences, 2) if with_margin else num_confidences, dim=-1)
-        row_N, slot_N = inputs.sources(wanted_BL, is_shifted=self._model.is_shifted)
-        p_NK = p_BSK[row_N, slot_N].float()
+        sources = inputs.sources(wanted_BL, is_shifted=self._model.is_shifted)
+        used = UsedPositions.at(*sources, inputs.tokens_BS.shape, self.device)
+        p_NK = used.of(p_BSK).float()
         return Prediction(
-            ids_BSK[row_N, slot_N, 0],
+            used.of(ids_BSK)[:, 0],
             p_NK[:, :num_confidences],
             torch.logit(p_NK[:, 0].double()).float(),
             margin_N=p_NK[:, 0] - p_NK[:, 1] if with_margin else None,

@@ -3,8 +3,8 @@
 Everything before attention is computed once for those. On a canvas of which half is committed, or of which one block in three is
 decided, that is most of it.
 
-Shapes: `N` rows, `L` positions of each, `K` confidences of a position, `S` states, `P` distinct places of all rows, `O` of these
-of one position alone, `M` used positions.
+Shapes: `N` rows, `L` positions of each, `K` confidences of a position, `S` states, `P` distinct places of all rows, `O` uncertain
+positions, `M` used positions.
 """
 
 from __future__ import annotations
@@ -29,20 +29,18 @@ class DistinctPositions:
     """Where each position's lies."""
 
     @staticmethod
-    def of(state_NL: Tensor, confidences_NLK: Tensor, num_states: int) -> DistinctPositions:
-        """The places of positions with these states and confidences."""
+    def of(state_NL: Tensor, confidences_NLK: Tensor, num_states: int, uncertain: UsedPositions) -> DistinctPositions:
+        """The places of positions with these states and confidences, which are certain but for the `uncertain` ones."""
         N, _, K = confidences_NLK.shape
         certain_K = confidences_NLK.new_zeros(K)
         certain_K[0] = 1.0
-        shared_NL = (confidences_NLK == certain_K).all(-1)
         state_NL = row_states(state_NL, num_states)
-        own_O = (~shared_NL).flatten().nonzero().squeeze(1)
         shared_P = torch.arange(N * num_states, device=state_NL.device)
-        own_places_O = N * num_states + torch.arange(len(own_O), device=own_O.device)
+        own_places_O = N * num_states + torch.arange(len(uncertain), device=state_NL.device)
         return DistinctPositions(
-            torch.cat([shared_P, state_NL.flatten()[own_O]]),
-            torch.cat([certain_K.expand(N * num_states, K), confidences_NLK.flatten(0, 1)[own_O]]),
-            state_NL.flatten().index_copy(0, own_O, own_places_O).view_as(state_NL),
+            torch.cat([shared_P, uncertain.of(state_NL)]),
+            torch.cat([certain_K.expand(N * num_states, K), uncertain.of(confidences_NLK)]),
+            state_NL.flatten().index_copy(0, uncertain.flat_N, own_places_O).view_as(state_NL),
         )
 
     def everywhere(self, x_PC: Tensor) -> Tensor:

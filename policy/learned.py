@@ -6,9 +6,10 @@ Deciding and re-scoring go through the same network call, the same candidates an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from policy.candidates import most_confident
@@ -31,6 +32,7 @@ from policy.noise import Stream, uniforms
 from policy.observation import Needs, Observation
 from policy.recording import hidden_of
 from policy.trajectory import PackedSteps
+from policy.transfer import to_device
 from policy.unmasker import Decision
 from policy.used_positions import UsedPositions
 
@@ -73,10 +75,11 @@ class LearnedUnmasker:
     def logits(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """(raw logits `[B, L]` of the eligible positions, the positions `[B, L]` that the distribution chooses from)."""
         masked_BL, eligible_BL = observation.masked_BL, observation.eligible_BL
-        confidences_BLK = observation.confidences_BLK
-        used = UsedPositions.where(eligible_BL)
+        confidences_BLK, on_host = observation.confidences_BLK, observation.on_host
+        used = UsedPositions.where(eligible_BL if on_host is None else on_host.eligible_BL, eligible_BL.device)
+        uncertain = None if on_host is None else UsedPositions.where(on_host.wanted_BL, eligible_BL.device)
         logits_BL = self.network(
-            masked_BL, eligible_BL, confidences_BLK, observation.time_B, hidden_of(observation), used
+            masked_BL, eligible_BL, confidences_BLK, observation.time_B, hidden_of(observation), used, uncertain
         )
         return logits_BL, open_positions(self.network.config, eligible_BL, confidences_BLK)
 
@@ -110,9 +113,18 @@ def step_logits(network: PolicyNetwork, steps: PackedSteps, *, everywhere: bool 
     """
     eligible_NL, confidences_NLK = _on(network, steps.eligible_NL), _on(network, steps.confidences_NLK)
     hidden_NLD = None if steps.hidden_NLD is None else _on(network, steps.hidden_NLD)
-    used = None if everywhere else UsedPositions.where(eligible_NL)
+    used = uncertain = None
+    if not everywhere:
+        used = UsedPositions.where(steps.eligible_NL, eligible_NL.device)
+        uncertain = UsedPositions.where(is_uncertain(steps.confidences_NLK), eligible_NL.device)
     logits_NL = network(
-        _on(network, steps.masked_NL), eligible_NL, confidences_NLK, _on(network, steps.time_N), hidden_NLD, used
+        _on(network, steps.masked_NL),
+        eligible_NL,
+        confidences_NLK,
+        _on(network, steps.time_N),
+        hidden_NLD,
+        used,
+        uncertain,
     )
     return logits_NL, open_positions(network.config, eligible_NL, confidences_NLK)
 
@@ -152,6 +164,14 @@ def score_steps(
     return ScoredSteps(steps, logits_NL, open_NL, outcome_NL, log_prob_N, distribution.entropy(logits_NL, open_NL))
 
 
-def _on(network: PolicyNetwork, array: object) -> Tensor:
+def is_uncertain(confidences_NLK: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """`[N, L]`: where confidences are not those of positions that nothing was asked for, 1 and then 0."""
+    certain_K = np.zeros(confidences_NLK.shape[2], confidences_NLK.dtype)
+    certain_K[0] = 1.0
+    uncertain_NL: NDArray[np.bool_] = (confidences_NLK != certain_K).any(-1)
+    return uncertain_NL
+
+
+def _on(network: PolicyNetwork, array: NDArray[Any]) -> Tensor:
     """The array as a tensor where the network is."""
-    return torch.as_tensor(array, device=next(network.parameters()).device)
+    return to_device(array, next(network.parameters()).device)

@@ -47,9 +47,15 @@ def _mix(x: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
+def _golden(device: torch.device) -> Tensor:
+    """A tensor, so that products wrap instead of overflowing; kept, because making one waits for the device."""
+    return torch.tensor(_GOLDEN, device=device)
+
+
+@functools.lru_cache(maxsize=16)
 def _position_words(num: int, device: torch.device) -> Tensor:
     """`[num]` int64, the part of the counter that names the position."""
-    return torch.tensor(_GOLDEN, device=device) * (torch.arange(num, device=device) + 1)
+    return _golden(device) * (torch.arange(num, device=device) + 1)
 
 
 def uniforms(keys_B: Tensor, steps_B: Tensor, num_positions: int, stream: Stream) -> Tensor:
@@ -64,7 +70,7 @@ def uniforms(keys_B: Tensor, steps_B: Tensor, num_positions: int, stream: Stream
     Returns:
         `[B, L]` float32, a multiple of 2**-23 plus half of one.
     """
-    golden = torch.tensor(_GOLDEN, device=keys_B.device)  # a tensor, so that products wrap instead of overflowing
+    golden = _golden(keys_B.device)
     row_B = _mix(_mix(keys_B + golden * int(stream)) + golden * (steps_B + 1))
     position_L = _position_words(num_positions, keys_B.device)
     bits_BL = _shift_right(_mix(row_B.unsqueeze(1) + position_L), 64 - _UNIFORM_BITS)

@@ -84,6 +84,15 @@ class RowContext:
 
 
 @dataclass(frozen=True, slots=True)
+class HostMasks:
+    """What an observation says, on the host: for looking up positions without waiting for the device."""
+
+    eligible_BL: Tensor
+    wanted_BL: Tensor
+    """bool: the positions that something was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """One step of B live rows."""
 
@@ -114,7 +123,8 @@ class Observation:
     verified_BL: Tensor | None = None
     """float32 probability of the written token; 1 elsewhere, None unless `needs.verified`."""
     rows: RowContext | None = None
-    """None of observations made outside of the engine."""
+    """None of observations made outside of the engine, as is `on_host`."""
+    on_host: HostMasks | None = None
 
     @property
     def context(self) -> RowContext:

@@ -1,5 +1,7 @@
 """From one step's observation and decision to what a trajectory keeps of it.
 
+Nothing here waits for the device: the arrays of a step are filled once it has been waited for.
+
 Hidden states are kept in float16, and deciding reads them through `stored_hidden` too: what is re-scored is what was decided from.
 
 Shapes: `B` rows, `L` canvas positions, `D` hidden size.
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policy.observation import Observation
-from policy.trajectory import PackedSteps
+from policy.trajectory import ARGMAX, COMMITTED, ELIGIBLE, MASKED, PackedSteps
+from policy.transfer import to_host
 from policy.unmasker import Decision
 
 
@@ -30,15 +33,10 @@ def stored_hidden(hidden_BLD: Tensor) -> Tensor:
 
 
 def pack_step(observation: Observation, decision: Decision) -> PackedSteps:
-    """One packed step per row."""
+    """One packed step per row; its arrays have no values before `policy.transfer.wait_for`."""
     return PackedSteps(
         _array(observation.confidences_BLK),
-        PackedSteps.pack_flags(
-            _array(observation.masked_BL),
-            _array(observation.eligible_BL),
-            _array(decision.commit_BL),
-            None if decision.argmax_BL is None else _array(decision.argmax_BL),
-        ),
+        _array(_flags(observation, decision)),
         _array(observation.time_B),
         _array(decision.log_prob_B.float()),
         None if decision.rank_BL is None else _array(decision.rank_BL),
@@ -46,6 +44,16 @@ def pack_step(observation: Observation, decision: Decision) -> PackedSteps:
     )
 
 
+def _flags(observation: Observation, decision: Decision) -> Tensor:
+    """`[B, L]` uint8 as `PackedSteps.flags_NL`."""
+    flags_BL = observation.masked_BL.byte() * MASKED
+    flags_BL += observation.eligible_BL.byte() * ELIGIBLE
+    flags_BL += decision.commit_BL.byte() * COMMITTED
+    if decision.argmax_BL is not None:
+        flags_BL += decision.argmax_BL.byte() * ARGMAX
+    return flags_BL
+
+
 def _array(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.cpu().numpy()
+    array: NDArray[Any] = to_host(tensor).numpy()
     return array

@@ -47,7 +47,7 @@ def expert_log_prob(
 
 def _mixed(log_prob: Tensor, behaviour: Behaviour) -> Tensor:
     """log(w exp(log_prob) + v)"""
-    expert = log_prob.new_tensor(math.log(behaviour.expert_share))
+    expert = log_prob.new_full((), math.log(behaviour.expert_share))
     return torch.logaddexp(log_prob + math.log(behaviour.policy_share), expert)
 
 

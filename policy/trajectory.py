@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 SCHEMA = 2
 
-_MASKED, _ELIGIBLE, _COMMITTED, _ARGMAX = 1, 2, 4, 8
+MASKED, ELIGIBLE, COMMITTED, ARGMAX = 1, 2, 4, 8
+"""Bits of a position's flags; the last: committed alone, as the most likely position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,6 @@ class PackedSteps:
 
     confidences_NLK: NDArray[np.float32]
     flags_NL: NDArray[np.uint8]
-    """Bits: masked, eligible, committed, committed alone as the most likely position."""
     time_N: NDArray[np.float32]
     log_prob_N: NDArray[np.float32]
     """Behaviour log-probability of each decision."""
@@ -35,32 +35,21 @@ class PackedSteps:
     hidden_NLD: NDArray[np.float16] | None = None
     """Hidden states as they were decided from; None of policies that read none."""
 
-    @staticmethod
-    def pack_flags(
-        masked: NDArray[np.bool_],
-        eligible: NDArray[np.bool_],
-        committed: NDArray[np.bool_],
-        argmax: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.uint8]:
-        """The masks of each position as one byte."""
-        flags = masked * _MASKED + eligible * _ELIGIBLE + committed * _COMMITTED
-        return (flags if argmax is None else flags + argmax * _ARGMAX).astype(np.uint8)
-
     @property
     def masked_NL(self) -> NDArray[np.bool_]:
-        return (self.flags_NL & _MASKED) != 0
+        return (self.flags_NL & MASKED) != 0
 
     @property
     def eligible_NL(self) -> NDArray[np.bool_]:
-        return (self.flags_NL & _ELIGIBLE) != 0
+        return (self.flags_NL & ELIGIBLE) != 0
 
     @property
     def committed_NL(self) -> NDArray[np.bool_]:
-        return (self.flags_NL & _COMMITTED) != 0
+        return (self.flags_NL & COMMITTED) != 0
 
     @property
     def argmax_NL(self) -> NDArray[np.bool_]:
-        return (self.flags_NL & _ARGMAX) != 0
+        return (self.flags_NL & ARGMAX) != 0
 
     def __len__(self) -> int:
         return len(self.time_N)

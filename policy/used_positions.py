@@ -1,46 +1,64 @@
 """Positions whose output is used: a transformer's last block needs the keys and values of all, and the rest of these only.
 
+They are looked up on the host, where their number is known without waiting for the device.
+
 Shapes: `B` rows, `L` positions of each, `N` used ones, `Q` most of them in one row, `C` channels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from policy.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
 class UsedPositions:
     """Some positions of each row, rows in order."""
 
-    row_N: Tensor
+    flat_N: Tensor
+    """row * L + position."""
     position_N: Tensor
-    length: int
-    """L."""
     place_N: Tensor
     """Where each lies when they are laid out row by row: row * Q + its number in the row."""
+    length: int
+    """L."""
     shape: tuple[int, int]
     """(B, Q)."""
 
     @staticmethod
-    def at(row_N: Tensor, position_N: Tensor, shape: tuple[int, ...] | torch.Size) -> UsedPositions:
+    def at(
+        row_N: NDArray[np.int64], position_N: NDArray[np.int64], shape: tuple[int, ...], device: torch.device
+    ) -> UsedPositions:
         """The positions at these indices of a `[B, L]` tensor."""
-        num_B = torch.bincount(row_N, minlength=shape[0])
-        most = int(num_B.max()) if len(num_B) else 0
-        first_B = num_B.cumsum(0) - num_B
-        number_N = torch.arange(len(row_N), device=row_N.device) - first_B[row_N]
-        return UsedPositions(row_N, position_N, shape[1], row_N * most + number_N, (shape[0], most))
+        num_B = np.bincount(row_N, minlength=shape[0])
+        most = int(num_B.max(initial=0))
+        number_N = np.arange(len(row_N)) - (num_B.cumsum() - num_B)[row_N]
+        columns = np.stack([row_N * shape[1] + position_N, position_N, row_N * most + number_N])
+        flat, position, place = to_device(columns, device)
+        return UsedPositions(flat, position, place, shape[1], (shape[0], most))
 
     @staticmethod
-    def where(is_used_BL: Tensor) -> UsedPositions:
-        row_N, position_N = is_used_BL.nonzero(as_tuple=True)
-        return UsedPositions.at(row_N, position_N, is_used_BL.shape)
+    def where(is_used_BL: Tensor | NDArray[np.bool_], device: torch.device | None = None) -> UsedPositions:
+        """The positions on the device, or where `is_used_BL` is; a wait for it if it is not on the host."""
+        if isinstance(is_used_BL, Tensor):
+            device = device or is_used_BL.device
+        array_BL: NDArray[Any] = is_used_BL.cpu().numpy() if isinstance(is_used_BL, Tensor) else is_used_BL
+        row_N, position_N = array_BL.nonzero()
+        return UsedPositions.at(row_N, position_N, array_BL.shape, device or torch.device("cpu"))
+
+    def __len__(self) -> int:
+        return len(self.flat_N)
 
     def of(self, x_BLC: Tensor) -> Tensor:
         """`[N, C]` out of `[B, L, C]`, or `[N]` out of `[B, L]`."""
-        return x_BLC.flatten(0, 1).index_select(0, self.row_N * self.length + self.position_N)
+        return x_BLC.flatten(0, 1).index_select(0, self.flat_N)
 
     def laid_out(self, x_NC: Tensor) -> Tensor:
         """`[B, Q, C]`, 0 where a row has fewer."""
@@ -51,10 +69,11 @@ class UsedPositions:
         """`[N, C]`, the inverse of `laid_out`."""
         return x_BQC.flatten(0, 1).index_select(0, self.place_N)
 
-    def scattered(self, x_N: Tensor) -> Tensor:
-        """`[B, L]`, 0 elsewhere."""
-        flat = x_N.new_zeros(self.shape[0] * self.length)
-        return flat.index_copy(0, self.row_N * self.length + self.position_N, x_N).view(self.shape[0], self.length)
+    def scattered(self, x_NC: Tensor, elsewhere: float = 0.0) -> Tensor:
+        """`[B, L, C]`, or `[B, L]` of `[N]`; `elsewhere` where a position is not used."""
+        rows, channels = (self.shape[0], self.length), x_NC.shape[1:]
+        flat = x_NC.new_full((rows[0] * rows[1], *channels), elsewhere)
+        return flat.index_copy(0, self.flat_N, x_NC).view(*rows, *channels)
 
     def positions(self) -> Tensor:
         """`[B, Q]` int64; a row that has fewer repeats its last used one, or stands at its end if it has none."""

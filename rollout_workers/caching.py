@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from policy.observation import Needs
+from policy.transfer import to_device
 from rollout_workers.config import SCOPES_WITH_CACHE, CacheMode
 from rollout_workers.models.base import ModelError, ModelSpec
 from rollout_workers.models.cache import CachedPass, KeyValueCache
@@ -56,12 +57,12 @@ def check_cache(settings: CacheSettings, needs: Needs, spec: ModelSpec) -> None:
 class CachedRows:
     """Where each live row stands between two full passes."""
 
-    def __init__(self, settings: CacheSettings, device: torch.device) -> None:
+    def __init__(self, settings: CacheSettings) -> None:
         self._settings = settings
         self._cache = KeyValueCache()
-        self._block_B = torch.zeros(0, dtype=torch.int64, device=device)
+        self._block_B = torch.zeros(0, dtype=torch.int64)
         """First position of the block that the row's last pass was in; -1 before its first pass."""
-        self._age_B = torch.zeros(0, dtype=torch.int64, device=device)
+        self._age_B = torch.zeros(0, dtype=torch.int64)
         """Passes since the last full one, itself included."""
 
     def append(self, num_rows: int) -> None:
@@ -70,13 +71,13 @@ class CachedRows:
         self._block_B = torch.cat([self._block_B, self._block_B.new_full((num_rows,), -1)])
         self._age_B = torch.cat([self._age_B, self._age_B.new_zeros(num_rows)])
 
-    def keep(self, index: Tensor) -> None:
-        """Drops all rows but those at `index`."""
-        self._cache.keep(index)
+    def keep(self, index: Tensor, device: torch.device) -> None:
+        """Drops all rows but those at `index`, which is on the host."""
+        self._cache.keep(to_device(index, device))
         self._block_B, self._age_B = self._block_B[index], self._age_B[index]
 
     def next_pass(self, window_BL: Tensor) -> CachedPass:
-        """What to compute for rows whose current blocks are at `window_BL`."""
+        """What to compute for rows whose current blocks are at `window_BL`; all of this is on the host."""
         first_B = window_BL.int().argmax(1)
         full_B = first_B != self._block_B
         if self._settings.refresh is not None:

@@ -5,8 +5,10 @@
            unmasker.decide                      which positions each row commits
            LiveRows.retire                      rows whose canvas is clean leave
 
-A row's result does not depend on the rows beside it. NFE of a row = forward passes in which it was live, and those that its sampler
-asked for beside them.
+A step waits for the device once, when its decision has been applied: which rows go on, and where the next pass has to predict, is
+worked out on the host. A row's result does not depend on the rows beside it.
+
+NFE of a row = forward passes in which it was live, and those that its sampler asked for beside them.
 
 Shapes: `B` live rows, `L` canvas positions, `K` confidences, `N` packed steps.
 """
@@ -24,11 +26,13 @@ from torch import Tensor
 
 from cluster.metrics import TimeStates
 from policy.noise import Stream, uniforms
-from policy.observation import Needs, Observation, RowContext
+from policy.observation import HostMasks, Needs, Observation, RowContext
 from policy.recording import pack_step
 from policy.scope import Scope
 from policy.trajectory import PackedSteps
+from policy.transfer import to_device
 from policy.unmasker import Decision, Unmasker
+from policy.used_positions import UsedPositions
 from rollout_workers.caching import NO_CACHE, CachedRows, CacheSettings, check_cache
 from rollout_workers.first_passes import FirstPasses
 from rollout_workers.lease import EngineStats
@@ -60,7 +64,7 @@ class Step:
 
     rows: LiveRows
     wanted_BL: Tensor
-    """bool: the positions that were predicted."""
+    """bool, on the host: the positions that were predicted."""
     predicted_BL: Tensor
     """int64: the tokens that would be committed."""
     observation: Observation
@@ -124,7 +128,7 @@ class Engine:
             pad_id=spec.pad_id,
             canvas_length=max(lengths, default=0),
             device=device,
-            cached=None if self._cache.mode == "none" else CachedRows(self._cache, device),
+            cached=None if self._cache.mode == "none" else CachedRows(self._cache),
         )
         scheduler = Scheduler(submitted, num_slots=self._num_slots)
         recorder = _Recorder(submitted) if record else None
@@ -139,6 +143,7 @@ class Engine:
                 if scheduler.num_waiting:
                     stats.num_queued_steps += 1
                     stats.num_queued_row_forwards += len(rows)
+                rows.read()
                 rows.retire(self._ended(rows))
             steps, offsets = recorder.packed() if recorder else (None, None)
         return Decoded(submitted, steps, offsets, stats)
@@ -164,7 +169,7 @@ class Engine:
         stats: EngineStats,
     ) -> int:
         """One decision of every live row; returns the passes beyond one per row."""
-        needs = self._unmasker.needs
+        needs, device = self._unmasker.needs, rows.device
         masked_BL = rows.masked_BL()
         window_BL = rows.block_window_BL(masked_BL)
         eligible_BL = masked_BL if needs.own_blocks else masked_BL & window_BL
@@ -182,16 +187,23 @@ class Engine:
         ahead = RowsAhead(self._model, needs, rows, num_slots=self._num_slots, clock=self._clock)
         with self._clock.state(POLICY):
             observation = observe(
-                prediction, wanted_BL, masked_BL=masked_BL, eligible_BL=eligible_BL, nfe_B=rows.nfe_B, keys_B=rows.key_B
+                prediction,
+                UsedPositions.where(wanted_BL, device),
+                masked_BL=to_device(masked_BL, device),
+                eligible_BL=to_device(eligible_BL, device),
+                nfe_B=rows.nfe_B,
+                keys_B=rows.key_B,
             )
-            context = self._context(rows, window_BL, ahead)
-            observation = replace(observation, rows=context)
+            context = self._context(rows, to_device(window_BL, device), ahead)
+            observation = replace(observation, rows=context, on_host=HostMasks(eligible_BL, wanted_BL))
             if prediction.shadow_M is not None:
-                verified_BL = verified(prediction.shadow_M, window_BL, context.written_BL)
+                window = UsedPositions.where(window_BL, device)
+                verified_BL = verified(prediction.shadow_M, window, context.written_BL)
                 observation = replace(observation, verified_BL=verified_BL)
             decision = self._unmasker.decide(observation)
-        assert observation.token_ids_BL is not None, "`observe` has them"
-        predicted_BL = torch.where(wanted_BL, observation.token_ids_BL, rows.canvas_BL)
+        token_ids_BL = observation.token_ids_BL
+        assert token_ids_BL is not None, "`observe` has them"
+        predicted_BL = torch.where(token_ids_BL >= 0, token_ids_BL, rows.canvas_BL)
         if decision.token_ids_BL is not None:
             predicted_BL = torch.where(decision.commit_BL, decision.token_ids_BL, predicted_BL)
         extra_B, serial_B = ahead.num_passes_B, 1 + ahead.num_calls_B
@@ -210,9 +222,9 @@ class Engine:
             canvas_BL=rows.canvas_BL,
             written_BL=rows.written_BL(),
             window_BL=window_BL,
-            block_length_B=rows.block_length_B,
+            block_length_B=to_device(rows.block_length_B, rows.device),
             prompt_BP=rows.prompt_BP,
-            prompt_length_B=rows.prompt_length_B,
+            prompt_length_B=to_device(rows.prompt_length_B, rows.device),
             memory=tuple(rows.memory),
             lookahead=ahead,
         )
@@ -237,16 +249,17 @@ class Engine:
 
     def _pass(self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor, chosen: list[int] | None) -> Prediction:
         """One forward pass over the rows with these numbers, or over all."""
-        inputs = [rows.prompt_BP, rows.prompt_length_B, rows.canvas_BL, wanted_BL]
+        prompt_BP, prompt_length_B, canvas_BL = rows.prompt_BP, rows.prompt_length_B, rows.canvas_BL
         keys_B, nfe_B = rows.key_B, rows.nfe_B
         if chosen is not None:
-            width = max(len(rows.sequences[row].prompt_ids) for row in chosen)
-            inputs[0] = rows.prompt_BP[:, rows.prompt_BP.shape[1] - width :]
-            inputs = [each[chosen] for each in inputs]
-            keys_B, nfe_B = keys_B[chosen], nfe_B[chosen]
+            index = to_device(np.array(chosen), rows.device)
+            prompt_length_B, wanted_BL = prompt_length_B[chosen], wanted_BL[chosen]
+            prompt_BP = prompt_BP[index][:, prompt_BP.shape[1] - int(prompt_length_B.max()) :]
+            canvas_BL, keys_B, nfe_B = canvas_BL[index], keys_B[index], nfe_B[index]
         token_uniforms_N = None
         if self._token_temperature > 0:
-            token_uniforms_N = uniforms(keys_B, nfe_B, wanted_BL.shape[1], Stream.TOKEN)[inputs[3]]
+            uniforms_BL = uniforms(keys_B, nfe_B, wanted_BL.shape[1], Stream.TOKEN)
+            token_uniforms_N = UsedPositions.where(wanted_BL, rows.device).of(uniforms_BL)
         needs = self._unmasker.needs
         special = special_arguments(needs)
         if needs.verified:
@@ -254,7 +267,10 @@ class Engine:
         if rows.cached is not None:
             special["cached"] = rows.cached.next_pass(window_BL)
         return self._model.predict(
-            *inputs,
+            prompt_BP,
+            prompt_length_B,
+            canvas_BL,
+            wanted_BL,
             num_confidences=needs.num_confidences,
             with_entropy=needs.entropy,
             with_margin=needs.margin,
@@ -265,19 +281,20 @@ class Engine:
         )
 
     def _ended(self, rows: LiveRows) -> dict[int, SequenceStatus]:
-        """The rows that are done, and how: a synchronisation with the device, as is finding which positions are wanted."""
-        masked_BL = rows.masked_BL()
+        """The rows that are done, and how, as far as the host has read them."""
+        masked_BL, canvas_BL = rows.masked_BL(), rows.on_host.canvas_BL
         is_clean_B = ~masked_BL.any(1)
         is_limit_B = rows.num_steps_B >= rows.step_limit_B
         is_stop_B = torch.zeros_like(is_clean_B)
         if self._eos == "stop":
             spec = self._model.spec
-            is_end_BL = rows.canvas_BL == spec.eos_id
+            is_end_BL = canvas_BL == spec.eos_id
             if spec.end_of_turn_id is not None:
-                is_end_BL |= rows.canvas_BL == spec.end_of_turn_id
+                is_end_BL |= canvas_BL == spec.end_of_turn_id
             first_end_B = torch.where(is_end_BL.any(1), is_end_BL.int().argmax(1), masked_BL.shape[1])
             is_stop_B = ~is_clean_B & is_end_BL.any(1) & (masked_BL.int().argmax(1) > first_end_B)
-            rows.canvas_BL = torch.where(is_stop_B.unsqueeze(1) & masked_BL, spec.eos_id, rows.canvas_BL)
+            filled_BL = torch.where(is_stop_B.unsqueeze(1) & masked_BL, spec.eos_id, canvas_BL)
+            rows.on_host = rows.on_host._replace(canvas_BL=filled_BL)
         ended: dict[int, SequenceStatus] = {}
         for row, (clean, stop, limit) in enumerate(torch.stack([is_clean_B, is_stop_B, is_limit_B], 1).tolist()):
             if clean:

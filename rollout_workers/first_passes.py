@@ -35,7 +35,7 @@ class FirstPasses:
 
         Args:
             sequences: the live rows.
-            wanted_BL: bool, the positions to predict.
+            wanted_BL: bool, the positions to predict, on the host.
             compute: predicts the rows with these numbers; None is all of them.
         """
         starts = [self._start_of.pop(id(sequence), None) for sequence in sequences]

@@ -1,7 +1,8 @@
 """Rows: what one sequence is, and the stacked state of those that are live.
 
 A `Sequence` owns its row's prompt, canvas, block length, key and, once it has ended, its outcome. While it is live its state
-lies in `LiveRows`, one tensor row each; retiring writes the outcome back, and no decode state outlives it.
+lies in `LiveRows`, one tensor row each; retiring writes the outcome back, and no decode state outlives it. What the host has to
+know of them it knows without asking the device, but for one wait per step (`LiveRows.read`).
 
 Shapes: `B` live rows, `P` longest live prompt, `L` canvas positions.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from policy.observation import leading_block
+from policy.transfer import to_device, to_host, wait_for
 from policy.unmasker import Decision
 from rollout_workers.caching import CachedRows
 
@@ -70,8 +73,29 @@ class Sequence:
             raise ValueError(f"block_length {self.block_length} does not divide the canvas; allowed: a divisor of {L}")
 
 
+class Outcomes(NamedTuple):
+    """What rows have come to, on the host."""
+
+    canvas_BL: Tensor
+    order_BL: Tensor
+    nfe_B: Tensor
+    num_near_ties_B: Tensor
+    num_serial_B: Tensor
+
+    def and_then(self, more: Outcomes) -> Outcomes:
+        """These rows, and behind them those."""
+        return Outcomes(*(torch.cat(pair) for pair in zip(self, more, strict=True)))
+
+    def at(self, index: Tensor) -> Outcomes:
+        """The rows with these numbers."""
+        return Outcomes(*(column[index] for column in self))
+
+
 class LiveRows:
-    """The stacked state of the rows that are being decoded."""
+    """The stacked state of the rows that are being decoded.
+
+    `block_length_B`, `prompt_length_B`, `step_limit_B`, `num_steps_B` and `on_host` are on the host, the rest is on the device.
+    """
 
     def __init__(
         self,
@@ -85,31 +109,41 @@ class LiveRows:
         """`cached` is told which rows come and go."""
         self.cached = cached
         self.sequences: list[Sequence] = []
-        self.mask_id, self._pad_id, self._device = mask_id, pad_id, device
+        self.mask_id, self._pad_id, self.device = mask_id, pad_id, device
         self.prompt_BP = self._empty(0, 0)
-        self.prompt_length_B = self._empty(0)
+        self.prompt_length_B = _integers([])
         self.canvas_BL = self._empty(0, canvas_length)
         self.order_BL = self._empty(0, canvas_length)
-        self.block_length_B = self._empty(0)
+        self.block_length_B = _integers([])
         self.nfe_B = self._empty(0)
         self.key_B = self._empty(0)
-        self.step_limit_B = self._empty(0)
+        self.step_limit_B = _integers([])
         self.num_near_ties_B = self._empty(0)
         self.num_serial_B = self._empty(0)
-        self.num_steps_B = self._empty(0)
+        self.num_steps_B = _integers([])
         """Decisions; NFE counts passes."""
+        self.on_host = self._outcomes()
         self.memory: list[object] = []
         """What each row's sampler remembers of it (`policy.unmasker`); None before its first decision."""
 
     def _empty(self, *shape: int) -> Tensor:
-        return torch.zeros(*shape, dtype=torch.int64, device=self._device)
+        return torch.zeros(*shape, dtype=torch.int64, device=self.device)
 
     def __len__(self) -> int:
         return len(self.sequences)
 
+    def _outcomes(self) -> Outcomes:
+        columns = (self.canvas_BL, self.order_BL, self.nfe_B, self.num_near_ties_B, self.num_serial_B)
+        return Outcomes(*map(to_host, columns))
+
+    def read(self) -> None:
+        """Waits for the device, and has `on_host` say what it says."""
+        self.on_host = self._outcomes()
+        wait_for(self.device)
+
     def masked_BL(self) -> Tensor:
-        """bool: still to be written."""
-        return self.is_mask(self.canvas_BL)
+        """bool, on the host: still to be written."""
+        return self.is_mask(self.on_host.canvas_BL)
 
     def is_mask(self, canvas_NL: Tensor) -> Tensor:
         """bool: where canvases hold the mask token."""
@@ -120,7 +154,7 @@ class LiveRows:
         return self.order_BL > 0
 
     def block_window_BL(self, masked_BL: Tensor) -> Tensor:
-        """bool: the row's current block, the one that holds its leftmost mask."""
+        """bool, on the host: the row's current block, the one that holds its leftmost mask."""
         return leading_block(masked_BL, self.block_length_B)
 
     def admit(self, sequences: list[Sequence]) -> None:
@@ -130,19 +164,22 @@ class LiveRows:
         width = max(self.prompt_BP.shape[1], *(len(sequence.prompt_ids) for sequence in sequences))
         rows = [[self._pad_id] * (width - len(s.prompt_ids)) + list(s.prompt_ids) for s in sequences]
         old_BP = F.pad(self.prompt_BP, (width - self.prompt_BP.shape[1], 0), value=self._pad_id)
-        canvas = self._tensor([list(sequence.canvas_ids) for sequence in sequences])
-        self.prompt_BP = torch.cat([old_BP, self._tensor(rows)])
-        self.canvas_BL = torch.cat([self.canvas_BL, canvas])
-        self.order_BL = torch.cat([self.order_BL, torch.where(canvas == self.mask_id, NEVER, 0)])
-        self.prompt_length_B = self._append(self.prompt_length_B, [len(s.prompt_ids) for s in sequences])
-        self.block_length_B = self._append(self.block_length_B, [s.block_length for s in sequences])
-        self.key_B = self._append(self.key_B, [s.key for s in sequences])
+        canvas = _integers([list(sequence.canvas_ids) for sequence in sequences])
+        order = torch.where(canvas == self.mask_id, NEVER, 0)
+        none_yet = _integers([0] * len(sequences))
+        self.prompt_BP = torch.cat([old_BP, self._there(_integers(rows))])
+        self.canvas_BL = torch.cat([self.canvas_BL, self._there(canvas)])
+        self.order_BL = torch.cat([self.order_BL, self._there(order)])
+        self.prompt_length_B = torch.cat([self.prompt_length_B, _integers([len(s.prompt_ids) for s in sequences])])
+        self.block_length_B = torch.cat([self.block_length_B, _integers([s.block_length for s in sequences])])
+        self.key_B = torch.cat([self.key_B, self._there(_integers([s.key for s in sequences]))])
         limits = [len(s.canvas_ids) if s.step_limit is None else s.step_limit for s in sequences]
-        self.step_limit_B = self._append(self.step_limit_B, limits)
-        self.nfe_B = self._append(self.nfe_B, [0] * len(sequences))
-        self.num_near_ties_B = self._append(self.num_near_ties_B, [0] * len(sequences))
-        self.num_serial_B = self._append(self.num_serial_B, [0] * len(sequences))
-        self.num_steps_B = self._append(self.num_steps_B, [0] * len(sequences))
+        self.step_limit_B = torch.cat([self.step_limit_B, _integers(limits)])
+        self.num_steps_B = torch.cat([self.num_steps_B, none_yet])
+        self.nfe_B = torch.cat([self.nfe_B, self._there(none_yet)])
+        self.num_near_ties_B = torch.cat([self.num_near_ties_B, self._there(none_yet)])
+        self.num_serial_B = torch.cat([self.num_serial_B, self._there(none_yet)])
+        self.on_host = self.on_host.and_then(Outcomes(canvas, order, none_yet, none_yet, none_yet))
         self.memory.extend([None] * len(sequences))
         if self.cached is not None:
             self.cached.append(len(sequences))
@@ -172,12 +209,10 @@ class LiveRows:
             self.memory = list(decision.memory)
 
     def retire(self, ended: dict[int, SequenceStatus]) -> None:
-        """Writes the outcome of the rows in `ended` into their sequences and drops them."""
+        """Writes the outcome of the rows in `ended` into their sequences, as `on_host` has it, and drops them."""
         if not ended:
             return
-        index = self._tensor(sorted(ended))
-        kept = (self.canvas_BL, self.order_BL, self.nfe_B, self.num_near_ties_B, self.num_serial_B)
-        columns = [x[index].cpu().numpy() for x in kept]
+        columns = [column.numpy() for column in self.on_host.at(_integers(sorted(ended)))]
         for row, tokens_L, order_L, nfe, near, serial in zip(sorted(ended), *columns, strict=True):
             sequence = self.sequences[row]
             sequence.status = ended[row]
@@ -187,26 +222,29 @@ class LiveRows:
         left = [row for row in range(len(self)) if row not in ended]
         self.sequences = [self.sequences[row] for row in left]
         self.memory = [self.memory[row] for row in left]
-        self._keep(self._tensor(left))
+        self._keep(_integers(left))
 
-    def _keep(self, index: Tensor) -> None:
+    def _keep(self, host_index: Tensor) -> None:
+        index = self._there(host_index)
         width = max((len(sequence.prompt_ids) for sequence in self.sequences), default=0)
         self.prompt_BP = self.prompt_BP[index][:, self.prompt_BP.shape[1] - width :]
-        self.prompt_length_B = self.prompt_length_B[index]
+        self.prompt_length_B = self.prompt_length_B[host_index]
         self.canvas_BL = self.canvas_BL[index]
         self.order_BL = self.order_BL[index]
-        self.block_length_B = self.block_length_B[index]
+        self.block_length_B = self.block_length_B[host_index]
         self.nfe_B = self.nfe_B[index]
         self.key_B = self.key_B[index]
-        self.step_limit_B = self.step_limit_B[index]
+        self.step_limit_B = self.step_limit_B[host_index]
         self.num_near_ties_B = self.num_near_ties_B[index]
         self.num_serial_B = self.num_serial_B[index]
-        self.num_steps_B = self.num_steps_B[index]
+        self.num_steps_B = self.num_steps_B[host_index]
+        self.on_host = self.on_host.at(host_index)
         if self.cached is not None:
-            self.cached.keep(index)
+            self.cached.keep(host_index, self.device)
 
-    def _tensor(self, values: object) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._device)
+    def _there(self, values: Tensor) -> Tensor:
+        return to_device(values, self.device)
 
-    def _append(self, column_B: Tensor, values: list[int]) -> Tensor:
-        return torch.cat([column_B, self._tensor(values)])
+
+def _integers(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cluster.metrics import TimeStates
 from policy.observation import Needs, Observation
+from policy.used_positions import UsedPositions
 from rollout_workers.models.base import FrozenDLLM, Prediction
 from rollout_workers.sequence import LiveRows
 
@@ -22,7 +23,7 @@ FORWARD = "forward"
 
 def observe(
     prediction: Prediction,
-    wanted_BL: Tensor,
+    wanted: UsedPositions,
     *,
     masked_BL: Tensor,
     eligible_BL: Tensor,
@@ -30,22 +31,14 @@ def observe(
     keys_B: Tensor,
 ) -> Observation:
     """Scatters the predictions over the canvas; positions that were not asked for report a certain prediction."""
-    B, L = masked_BL.shape
-    # Found once, because each time costs a wait for the device.
-    where = wanted_BL.nonzero(as_tuple=True)
-    K = prediction.confidences_NK.shape[1]
-    dtype = prediction.confidences_NK.dtype
-    confidences_BLK = torch.zeros(B, L, K, dtype=dtype, device=masked_BL.device)
-    confidences_BLK[:, :, 0] = 1.0
-    confidences_BLK[where] = prediction.confidences_NK
-
-    def scatter(values_N: Tensor, elsewhere: float) -> Tensor:
-        return _scatter(values_N, where, (B, L), elsewhere)
-
+    L = masked_BL.shape[1]
+    scatter = wanted.scattered
+    first_BL1 = scatter(prediction.confidences_NK[:, :1], 1.0)
+    further_BLk = scatter(prediction.confidences_NK[:, 1:])
     return Observation(
         masked_BL=masked_BL,
         eligible_BL=eligible_BL,
-        confidences_BLK=confidences_BLK.float(),
+        confidences_BLK=(first_BL1 if not further_BLk.shape[2] else torch.cat([first_BL1, further_BLk], 2)).float(),
         log_odds_BL=scatter(prediction.log_odds_N, torch.inf),
         nfe_B=nfe_B,
         time_B=nfe_B.float() / L,
@@ -58,18 +51,9 @@ def observe(
     )
 
 
-def verified(shadow_M: Tensor, window_BL: Tensor, written_BL: Tensor) -> Tensor:
+def verified(shadow_M: Tensor, window: UsedPositions, written_BL: Tensor) -> Tensor:
     """`[B, L]` float32 probabilities of the written tokens of each row's block; 1 elsewhere."""
-    B, L = window_BL.shape
-    shadow_BL = _scatter(shadow_M, window_BL.nonzero(as_tuple=True), (B, L), 1.0)
-    return torch.where(written_BL, shadow_BL, 1.0).float()
-
-
-def _scatter(values_N: Tensor, where: tuple[Tensor, ...], shape: tuple[int, int], elsewhere: float) -> Tensor:
-    """`[B, L]`, or `[B, L, D]` of vectors, with the values at these rows and positions."""
-    values_BL = torch.full((*shape, *values_N.shape[1:]), elsewhere, dtype=values_N.dtype, device=values_N.device)
-    values_BL[where] = values_N
-    return values_BL
+    return torch.where(written_BL, window.scattered(shadow_M, 1.0), 1.0).float()
 
 
 class RowsAhead:
@@ -95,12 +79,13 @@ class RowsAhead:
 
     def _look(self, row_N: Tensor, canvas_NL: Tensor, wanted_NL: Tensor) -> Observation:
         rows, needs = self._rows, self._needs
+        host_row_N, host_wanted_NL = row_N.cpu(), wanted_NL.cpu()
         with self._clock.state(FORWARD):
             prediction = self._model.predict(
                 rows.prompt_BP[row_N],
-                rows.prompt_length_B[row_N],
+                rows.prompt_length_B[host_row_N],
                 canvas_NL,
-                wanted_NL,
+                host_wanted_NL,
                 num_confidences=needs.num_confidences,
                 with_entropy=needs.entropy,
                 with_margin=needs.margin,
@@ -109,7 +94,7 @@ class RowsAhead:
             )
         return observe(
             prediction,
-            wanted_NL,
+            UsedPositions.where(host_wanted_NL, canvas_NL.device),
             masked_BL=rows.is_mask(canvas_NL),
             eligible_BL=wanted_NL,
             nfe_B=rows.nfe_B[row_N],

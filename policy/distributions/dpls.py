@@ -60,7 +60,7 @@ class Dpls(Tempered):
         return log_prob_N.masked_fill(is_possible_N & ~chosen_NL.any(1), -torch.inf)
 
     def _order_log_prob(self, scaled_NL: Tensor, eligible_NL: Tensor, chosen_NL: Tensor, rank_NL: Tensor) -> Tensor:
-        stop = scaled_NL.new_tensor(self._stop_logit)
+        stop = scaled_NL.new_full((), self._stop_logit)
         rest_N = torch.logaddexp(where_eligible(scaled_NL, eligible_NL & ~chosen_NL).logsumexp(1), stop)
         terms_NL, left_N = choice_terms(scaled_NL, chosen_NL, rank_NL, rest_N)
         # STOP cannot come first: its share is taken out of the first choice's normaliser.

@@ -31,7 +31,7 @@ def set_log_prob(
 ) -> Tensor:
     """`[N]` log P of the chosen sets in the dtype of the logits, computed in float64; arbitrary but finite for empty sets."""
     logits_NL = scaled_NL.double()
-    stop = logits_NL.new_tensor(stop_logit)
+    stop = logits_NL.new_full((), stop_logit)
     rest_N = torch.logaddexp(where_eligible(logits_NL, eligible_NL & ~chosen_NL).logsumexp(1), stop)
     first_N = where_eligible(logits_NL, eligible_NL).logsumexp(1)
     order_NL = chosen_NL.int().argsort(dim=1, descending=True, stable=True)

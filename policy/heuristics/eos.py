@@ -44,7 +44,10 @@ class EosLast:
     def decide(self, observation: Observation) -> Decision:
         token_ids_BL = observation.token_ids_BL
         assert token_ids_BL is not None, "the engine fills them"
-        is_end_BL = torch.isin(token_ids_BL, token_ids_BL.new_tensor(self._eos_ids)) & observation.masked_BL
+        is_end_BL = torch.zeros_like(observation.masked_BL)
+        for eos_id in self._eos_ids:
+            is_end_BL |= token_ids_BL == eos_id
+        is_end_BL &= observation.masked_BL
         entropy_BL, margin_BL = observation.entropy_BL, observation.margin_BL
         return self._unmasker.decide(
             replace(

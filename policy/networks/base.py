@@ -26,6 +26,7 @@ class PolicyNetwork(nn.Module):
         time_N: Tensor,
         hidden_NLD: Tensor | None = None,
         used: UsedPositions | None = None,
+        uncertain: UsedPositions | None = None,
     ) -> Tensor:
         """`[N, L]` raw logits u, 0 where they are not used.
 
@@ -37,5 +38,7 @@ class PolicyNetwork(nn.Module):
             hidden_NLD: hidden states in any float type, 0 where nothing was asked for; of networks that read them
                 (`config.reads_hidden`), None for the others.
             used: the positions whose logits are used; None is all.
+            uncertain: the positions that something was asked for; None if they are not known. What networks compute alike of all
+                others is then computed once.
         """
         raise NotImplementedError

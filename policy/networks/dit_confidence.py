@@ -55,6 +55,7 @@ class ConfidenceDiT(PolicyNetwork):
         time_N: Tensor,
         hidden_NLD: Tensor | None = None,
         used: UsedPositions | None = None,
+        uncertain: UsedPositions | None = None,
     ) -> Tensor:
         if not self.config.see_mask:
             masked_NL = torch.ones_like(masked_NL)
@@ -66,8 +67,8 @@ class ConfidenceDiT(PolicyNetwork):
         condition_NSH = self.mask_embedding.weight + self.time_mlp(time_N1E)
         *blocks, last = self.transformer_blocks
         distinct = None
-        if used is not None and not blocks:
-            distinct = DistinctPositions.of(state_NL, confidences_NLK, condition_NSH.shape[1])
+        if used is not None and uncertain is not None and not blocks:
+            distinct = DistinctPositions.of(state_NL, confidences_NLK, condition_NSH.shape[1], uncertain)
             confidences_NLK = distinct.confidences_PK
         x = self.confidence_proj(self._features(confidences_NLK))
         for block in blocks:

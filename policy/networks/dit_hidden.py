@@ -45,6 +45,7 @@ class HiddenDiT(PolicyNetwork):
         time_N: Tensor,
         hidden_NLD: Tensor | None = None,
         used: UsedPositions | None = None,
+        uncertain: UsedPositions | None = None,
     ) -> Tensor:
         assert hidden_NLD is not None, "network 'dit_hidden' reads hidden states"
         config = self.config

@@ -51,6 +51,7 @@ class UpoNetwork(PolicyNetwork):
         time_N: Tensor,
         hidden_NLD: Tensor | None = None,
         used: UsedPositions | None = None,
+        uncertain: UsedPositions | None = None,
     ) -> Tensor:
         assert hidden_NLD is not None, "network 'upo' reads hidden states"
         h = self.final_norm(self.block(hidden_NLD.to(self.output_proj.weight.dtype), used))

@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from policy.transfer import to_device
 from policy.used_positions import UsedPositions
 from rollout_workers.models.base import ModelError, ModelSpec, Prediction
 from rollout_workers.models.cache import CachedPass, PassKeys
@@ -39,6 +42,11 @@ def bidirectional(config: LlamaConfig | Qwen2Config) -> Backbone:
 def make_buffers(model: Backbone, device: str) -> None:
     """Makes what no file holds: the rotary frequencies of a model that was built without memory."""
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
+
+
+def _seen(mask_BS: Tensor, num_queries: int) -> Tensor:
+    """`[B, 1, Q, S]` bool: every query attends to every real token. Made here, for transformers asks the device whether all are."""
+    return mask_BS.bool()[:, None, None, :].expand(-1, 1, num_queries, -1)
 
 
 class BackboneDLLM:
@@ -83,8 +91,8 @@ class BackboneDLLM:
             hidden_ND = self._hidden_states_cached(inputs, row_N, slot_N, cached)
         elif shadows is not None:
             hidden_BXD = self._hidden_states_beside(inputs, shadows)
-            hidden_ND = hidden_BXD[row_N, slot_N]
-            hidden_MD = hidden_BXD[:, inputs.tokens_BS.shape[1] :][shadows.is_real_BW]
+            hidden_ND = UsedPositions.at(row_N, slot_N, hidden_BXD.shape, self.device).of(hidden_BXD)
+            hidden_MD = shadows.real.of(hidden_BXD[:, inputs.tokens_BS.shape[1] :])
         else:
             hidden_ND = self._hidden_states(inputs, row_N, slot_N)
 
@@ -99,63 +107,70 @@ class BackboneDLLM:
         if with_hidden:
             prediction = replace(prediction, hidden_ND=wide(hidden_ND))
         if hidden_MD is not None and shadow_BL is not None:
-            prediction = replace(prediction, shadow_M=self._token_probabilities(hidden_MD, canvas_BL[shadow_BL]))
+            token_M = UsedPositions.where(shadow_BL, self.device).of(canvas_BL)
+            prediction = replace(prediction, shadow_M=self._token_probabilities(hidden_MD, token_M))
         return prediction
 
-    def _hidden_states(self, inputs: Inputs, row_N: Tensor, slot_N: Tensor, keys: PassKeys | None = None) -> Tensor:
+    def _hidden_states(
+        self, inputs: Inputs, row_N: NDArray[np.int64], slot_N: NDArray[np.int64], keys: PassKeys | None = None
+    ) -> Tensor:
         """`[N, D]` last hidden states after the final norm of the tokens at these rows and slots, rows in order.
 
         Without padding there is no mask, which is the faster attention.
         """
-        mask_BS = position_BS = None
-        if bool((inputs.padding_B > 0).any()):
-            mask_BS, position_BS = inputs.mask_BS, inputs.position_BS
+        used = UsedPositions.at(row_N, slot_N, inputs.tokens_BS.shape, self.device)
         if not len(self.model.model.layers):
             hidden_BSD: Tensor = self.model.model(input_ids=inputs.tokens_BS).last_hidden_state
-            return hidden_BSD[row_N, slot_N]
+            return used.of(hidden_BSD)
+        mask_BQS = position_BS = None
+        if inputs.padding_B.any():
+            mask_BQS, position_BS = _seen(inputs.mask_BS, inputs.tokens_BS.shape[1]), inputs.position_BS
         out = self.model.model(
             input_ids=inputs.tokens_BS,
-            attention_mask=mask_BS,
+            attention_mask=mask_BQS,
             position_ids=position_BS,
             past_key_values=keys,
-            used=UsedPositions.at(row_N, slot_N, inputs.tokens_BS.shape),
+            used=used,
         )
         hidden_ND: Tensor = out.last_hidden_state[0]
         return hidden_ND
 
-    def _hidden_states_cached(self, inputs: Inputs, row_N: Tensor, slot_N: Tensor, cached: CachedPass) -> Tensor:
+    def _hidden_states_cached(
+        self, inputs: Inputs, row_N: NDArray[np.int64], slot_N: NDArray[np.int64], cached: CachedPass
+    ) -> Tensor:
         """`[N, D]` hidden states of tokens that are all computed in this pass."""
         B, S = inputs.tokens_BS.shape
-        L = cached.fresh_BL.shape[1]
+        full_B, fresh_BL = cached.full_B.numpy(), cached.fresh_BL.numpy()
         num_slots = cached.cache.reserve(S)
         hidden_ND: Tensor = next(self.model.parameters()).new_empty(len(row_N), self.model.config.hidden_size)
-        full_b, part_b = cached.full_B.nonzero().squeeze(1), (~cached.full_B).nonzero().squeeze(1)
-        number_B = torch.where(cached.full_B, cached.full_B.cumsum(0), (~cached.full_B).cumsum(0)) - 1
-        is_full_N = cached.full_B[row_N]
+        full_b, part_b = np.flatnonzero(full_B), np.flatnonzero(~full_B)
+        number_B = np.where(full_B, full_B.cumsum(), (~full_B).cumsum()) - 1
+        is_full_N = full_B[row_N]
         if len(full_b):
-            hidden_ND[is_full_N] = self._hidden_states(
+            hidden_ND[to_device(np.flatnonzero(is_full_N), self.device)] = self._hidden_states(
                 inputs.rows(full_b),
                 number_B[row_N[is_full_N]],
                 slot_N[is_full_N],
-                PassKeys(cached.cache, full_b, None),
+                PassKeys(cached.cache, to_device(full_b, self.device), None),
             )
         if len(part_b):
-            is_fresh_BS = torch.zeros(B, S, dtype=torch.bool, device=self.device)
-            is_fresh_BS[:, S - L :] = cached.fresh_BL
+            is_fresh_BS = np.zeros((B, S), bool)
+            is_fresh_BS[:, S - fresh_BL.shape[1] :] = fresh_BL
             is_fresh_BS[row_N, slot_N] = True
             is_fresh_bS = is_fresh_BS[part_b]
-            slot_bQ, mine = UsedPositions.where(is_fresh_bS).positions(), inputs.rows(part_b)
+            slot_bQ, mine = UsedPositions.where(is_fresh_bS, self.device).positions(), inputs.rows(part_b)
             # All real tokens of the row are attended to; slots beyond the longest prompt were never written.
-            mask_bT = F.pad(mine.mask_BS.bool(), (num_slots - S, 0))
+            mask_bT = F.pad(mine.mask_BS, (num_slots - S, 0))
             out = self.model.model(
                 input_ids=mine.tokens_BS.gather(1, slot_bQ),
-                attention_mask=mask_bT[:, None, None, :].expand(-1, 1, slot_bQ.shape[1], -1),
+                attention_mask=_seen(mask_bT, slot_bQ.shape[1]),
                 position_ids=mine.position_BS.gather(1, slot_bQ),
-                past_key_values=PassKeys(cached.cache, part_b, slot_bQ + (num_slots - S)),
+                past_key_values=PassKeys(cached.cache, to_device(part_b, self.device), slot_bQ + (num_slots - S)),
             )
             place_bS = is_fresh_bS.cumsum(1) - 1
             row_n, slot_n = number_B[row_N[~is_full_N]], slot_N[~is_full_N]
-            hidden_ND[~is_full_N] = out.last_hidden_state[row_n, place_bS[row_n, slot_n]]
+            part = UsedPositions.at(row_n, place_bS[row_n, slot_n], slot_bQ.shape, self.device)
+            hidden_ND[to_device(np.flatnonzero(~is_full_N), self.device)] = part.of(out.last_hidden_state)
         return hidden_ND
 
     def _shadows(self, inputs: Inputs, shadow_BL: Tensor) -> Shadows:

@@ -116,7 +116,8 @@ class FrozenDLLM(Protocol):
 
         Args:
             prompt_BP: left-padded prompt ids; what stands in the padding has no influence.
-            prompt_length_B: number of real prompt tokens of each row.
+            prompt_length_B: number of real prompt tokens of each row; on the host, as `wanted_BL` and `shadow_BL`, for a pass is
+                laid out there. On the device each of them costs a wait.
             canvas_BL: the canvases, with mask ids where nothing is committed.
             wanted_BL: bool, the positions to predict; N is their number, in row-major order.
             num_confidences: K.

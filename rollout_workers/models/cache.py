@@ -59,7 +59,7 @@ class KeyValueCache:
 
 @dataclass(frozen=True, slots=True)
 class CachedPass:
-    """What each live row computes at one pass."""
+    """What each live row computes at one pass; the masks are on the host."""
 
     cache: KeyValueCache
     full_B: Tensor

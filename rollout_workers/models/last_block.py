@@ -64,7 +64,7 @@ class _LastBlock(nn.Module):
         keys, values = keys_BSHd.transpose(1, 2), heads(attention.v_proj(normed_BSD)).transpose(1, 2)
         if past_key_values is not None:
             keys, values = past_key_values.update(keys, values, attention.layer_idx)
-        if not len(used.row_N):
+        if not len(used):
             return hidden_states.new_zeros(1, 0, hidden_states.shape[2])
         query_NHd = _rotated(heads(attention.q_proj(used.of(normed_BSD))), used.of(cos_BSd), used.of(sin_BSd))
         query_BQHd = heads(used.laid_out(query_NHd.flatten(1)))

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from policy.transfer import to_device
 from rollout_workers.models.base import ModelSpec, Prediction
 
 LOGITS_BYTES = 256 * 2**20
@@ -24,31 +27,42 @@ class Inputs:
     """Prompts and canvases as one batch; padding is masked as a key and not counted in positions."""
 
     tokens_BS: Tensor
-    padding_B: Tensor
-    """Padded slots at the left of each row."""
-    mask_BS: Tensor
-    """int64: 1 where a token is real."""
-    position_BS: Tensor
+    padding_B: NDArray[np.int64]
+    """Padded slots at the left of each row, on the host."""
 
     @staticmethod
     def join(prompt_BP: Tensor, prompt_length_B: Tensor, canvas_BL: Tensor) -> Inputs:
-        tokens_BS = torch.cat([prompt_BP, canvas_BL], 1)
-        padding_B = prompt_BP.shape[1] - prompt_length_B
-        slot_BS = torch.arange(tokens_BS.shape[1], device=tokens_BS.device) - padding_B.unsqueeze(1)
-        return Inputs(tokens_BS, padding_B, (slot_BS >= 0).long(), slot_BS.clamp(min=0))
+        padding_B = prompt_BP.shape[1] - prompt_length_B.cpu().numpy()
+        return Inputs(torch.cat([prompt_BP, canvas_BL], 1), padding_B)
 
-    def rows(self, chunk: slice | Tensor) -> Inputs:
-        return Inputs(self.tokens_BS[chunk], self.padding_B[chunk], self.mask_BS[chunk], self.position_BS[chunk])
+    @property
+    def mask_BS(self) -> Tensor:
+        """int64: 1 where a token is real."""
+        return (self._slots_BS() >= 0).long()
 
-    def sources(self, wanted_BL: Tensor, *, is_shifted: bool) -> tuple[Tensor, Tensor]:
-        """(row `[N]`, slot `[N]`) whose output predicts each wanted position.
+    @property
+    def position_BS(self) -> Tensor:
+        """int64, from 0 at the first real token."""
+        return self._slots_BS().clamp(min=0)
+
+    def _slots_BS(self) -> Tensor:
+        device = self.tokens_BS.device
+        return torch.arange(self.tokens_BS.shape[1], device=device) - to_device(self.padding_B, device).unsqueeze(1)
+
+    def rows(self, chunk: slice | NDArray[np.int64]) -> Inputs:
+        """Some rows, or those with these numbers."""
+        on_device = chunk if isinstance(chunk, slice) else to_device(chunk, self.tokens_BS.device)
+        return Inputs(self.tokens_BS[on_device], self.padding_B[chunk])
+
+    def sources(self, wanted_BL: Tensor, *, is_shifted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(row `[N]`, slot `[N]`) whose output predicts each wanted position, on the host.
 
         With a shift that is the slot to the left; a row's first real token has nothing there and is predicted from itself.
         """
-        row_N, position_N = wanted_BL.nonzero(as_tuple=True)
+        row_N, position_N = wanted_BL.cpu().numpy().nonzero()
         slot_N = position_N + (self.tokens_BS.shape[1] - wanted_BL.shape[1])
         if is_shifted:
-            slot_N = torch.maximum(slot_N - 1, self.padding_B[row_N])
+            slot_N = np.maximum(slot_N - 1, self.padding_B[row_N])
         return row_N, slot_N
 
 
@@ -94,7 +108,8 @@ def reduce_logits(logits_NV: Tensor, mask_id: int, reduction: Reduction) -> Pred
     """The prediction from logits, which are overwritten."""
     if logits_NV.dtype != torch.float64:
         logits_NV = logits_NV.float()
-    logits_NV[:, [mask_id, *reduction.banned_ids]] = -torch.inf
+    for never in (mask_id, *reduction.banned_ids):
+        logits_NV[:, never] = -torch.inf
     K = reduction.num_confidences
     top_NK, top_ids_NK = logits_NV.topk(max(K, 2) if reduction.with_margin else K, dim=-1)
     total_N1 = logits_NV.logsumexp(-1, keepdim=True)

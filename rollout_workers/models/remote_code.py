@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.logs import get_logger
 from policy.config import BackboneShape
+from policy.used_positions import UsedPositions
 from rollout_workers.models.base import ModelError, ModelSpec, Prediction
 from rollout_workers.models.cache import CachedPass
 from rollout_workers.models.checkpoint import CONFIG, TOKENIZER_CONFIG, Checkpoint, one_line, read_object
@@ -228,20 +229,22 @@ class RemoteCodeDLLM:
     def _predict_rows(
         self, inputs: Inputs, wanted_BL: Tensor, reduction: Reduction, *, with_hidden: bool
     ) -> Prediction:
-        row_N, slot_N = inputs.sources(wanted_BL, is_shifted=self.is_shifted)
+        sources = inputs.sources(wanted_BL, is_shifted=self.is_shifted)
+        flat_N = UsedPositions.at(*sources, inputs.tokens_BS.shape, self.device).flat_N
         states_BSX, head = self._forward(inputs)
+        states_FX = states_BSX.flatten(0, 1)
 
         def logits_of(chunk: slice) -> Tensor:
             # Indexing copies, so the overwriting reduction never reaches the model's own output.
-            states_NX = states_BSX[row_N[chunk], slot_N[chunk]]
+            states_NX = states_FX[flat_N[chunk]]
             return states_NX if head is None else head(states_NX)
 
-        prediction = reduce_in_pieces(logits_of, len(row_N), self.spec, reduction)
+        prediction = reduce_in_pieces(logits_of, len(flat_N), self.spec, reduction)
         if not with_hidden:
             return prediction
         if head is None:
             raise ModelError(f"model '{self.spec.name}': its code returns logits only, no hidden states")
-        return replace(prediction, hidden_ND=wide(states_BSX[row_N, slot_N]))
+        return replace(prediction, hidden_ND=wide(states_FX[flat_N]))
 
     def _forward(self, inputs: Inputs) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
         """(logits `[B, S, V]`, None), or (last hidden states `[B, S, D]`, the head)."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policy.transfer import to_device
+from policy.used_positions import UsedPositions
 from rollout_workers.models.reduction import Inputs
 
 
@@ -22,16 +24,21 @@ class Shadows:
     slot_BW: Tensor
     """int64, the token that each shadow stands for."""
     is_real_BW: Tensor
+    real: UsedPositions
+    """The same, as positions of `[B, W]`."""
 
     @staticmethod
     def join(inputs: Inputs, shadow_BL: Tensor) -> Shadows:
-        num_B = shadow_BL.sum(1)
-        rank_W = torch.arange(int(num_B.max()) if len(num_B) else 0, device=shadow_BL.device)
+        host_BL, device = shadow_BL.cpu(), inputs.tokens_BS.device
+        num_B = host_BL.sum(1)
+        rank_W = torch.arange(int(num_B.max()) if len(num_B) else 0)
         # One run of positions per row, so the w-th lies w behind its first.
-        first_B1 = shadow_BL.int().argmax(1, keepdim=True)
+        first_B1 = host_BL.int().argmax(1, keepdim=True)
         is_real_BW = rank_W < num_B.unsqueeze(1)
-        canvas_start = inputs.tokens_BS.shape[1] - shadow_BL.shape[1]
-        return Shadows((canvas_start + first_B1 + rank_W).clamp(max=inputs.tokens_BS.shape[1] - 1), is_real_BW)
+        num_slots = inputs.tokens_BS.shape[1]
+        slot_BW = (num_slots - host_BL.shape[1] + first_B1 + rank_W).clamp(max=num_slots - 1)
+        real = UsedPositions.where(is_real_BW, device)
+        return Shadows(to_device(slot_BW, device), to_device(is_real_BW, device), real)
 
     def attention(self, inputs: Inputs) -> Tensor:
         """`[B, 1, S + W, S + W]` bool: who sees whom."""

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.distinct_positions import DistinctPositions
+from policy.learned import is_uncertain
 from policy.used_positions import UsedPositions
 
 POSITION = st.tuples(st.integers(0, 2), st.sampled_from([(1.0, 0.0), (0.5, 0.25), (1.0, 0.125)]), st.booleans())
@@ -17,7 +18,8 @@ def test_every_position_finds_its_own_state_and_confidences(
     state_NL = torch.tensor([[state for state, _, _ in row] for row in rows])
     confidences_NLK = torch.tensor([[confidences for _, confidences, _ in row] for row in rows])
     used = UsedPositions.where(torch.tensor([[is_used for _, _, is_used in row] for row in rows]))
-    distinct = DistinctPositions.of(state_NL, confidences_NLK, 3)
+    uncertain = UsedPositions.where(is_uncertain(confidences_NLK.numpy()))
+    distinct = DistinctPositions.of(state_NL, confidences_NLK, 3, uncertain)
     num_uncertain = sum(confidences != (1.0, 0.0) for row in rows for _, confidences, _ in row)
     assert len(distinct.state_P) == len(distinct.confidences_PK) == 3 * len(rows) + num_uncertain
     assert torch.equal(distinct.everywhere(distinct.confidences_PK), confidences_NLK)

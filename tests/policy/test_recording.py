@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policy.recording import hidden_of, pack_step, stored_hidden
 from policy.unmasker import Decision, deterministic
@@ -20,6 +24,25 @@ def test_what_float16_cannot_hold_ends_at_its_limit() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         extreme = stored_hidden(torch.tensor([1e6, -1e6, 65504.0, 0.0], dtype=dtype))
         assert extreme.tolist() == [65504, -65504, 65504, 0]
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=12), st.booleans())
+def test_flags_survive_packing(bits: list[list[bool]], has_argmax: bool) -> None:
+    masked, eligible, committed, argmax = (torch.tensor(mask).unsqueeze(0) for mask in zip(*bits, strict=True))
+    observation = replace(random_observation(1, len(bits)), masked_BL=masked, eligible_BL=eligible)
+    decision = Decision(
+        committed, torch.zeros(1), torch.zeros(1, dtype=torch.int64), argmax_BL=argmax if has_argmax else None
+    )
+    steps = pack_step(observation, decision)
+    assert steps.flags_NL.dtype == np.uint8
+    for mask, unpacked in (
+        (masked, steps.masked_NL),
+        (eligible, steps.eligible_NL),
+        (committed, steps.committed_NL),
+        (argmax & has_argmax, steps.argmax_NL),
+    ):
+        assert unpacked.dtype == bool
+        np.testing.assert_array_equal(unpacked, mask.numpy())
 
 
 def test_a_step_keeps_what_was_seen_and_decided_and_no_more() -> None:

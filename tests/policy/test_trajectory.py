@@ -54,19 +54,6 @@ def assert_same(a: TrajectoryBatch, b: TrajectoryBatch) -> None:
     assert a.offsets.dtype == b.offsets.dtype == np.int64
 
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=12))
-def test_flags_survive_packing(bits: list[tuple[bool, bool, bool]]) -> None:
-    masks = np.asarray(bits, bool).T.reshape(3, 1, -1)
-    flags = PackedSteps.pack_flags(*masks)
-    assert flags.dtype == np.uint8
-    steps = PackedSteps(
-        np.zeros((1, len(bits), 1), np.float32), flags, np.zeros(1, np.float32), np.zeros(1, np.float32)
-    )
-    for mask, unpacked in zip(masks, (steps.masked_NL, steps.eligible_NL, steps.committed_NL), strict=True):
-        assert unpacked.dtype == bool
-        np.testing.assert_array_equal(unpacked, mask)
-
-
 @given(NFES, NFES, st.integers(0, 100), st.booleans())
 def test_selecting_each_part_of_a_concatenation_gives_it_back(
     first: list[int], second: list[int], seed: int, is_full: bool

@@ -40,17 +40,18 @@ def test_logits_and_gradients_of_used_positions(name: str, share: float, certain
     is_used = torch.rand(4, 9, generator=generator) < share
     weight = torch.randn(4, 9, generator=generator, dtype=torch.float64)
 
-    def run(used: UsedPositions | None) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    def run(*positions: UsedPositions | None) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         network.zero_grad()
-        logits = network(masked, eligible, confidences, time, hidden, used) * is_used
+        logits = network(masked, eligible, confidences, time, hidden, *positions) * is_used
         (logits * weight).sum().backward()
         return logits.detach(), [None if p.grad is None else p.grad.clone() for p in network.parameters()]
 
     every, every_gradient = run(None)
-    some, some_gradient = run(UsedPositions.where(is_used))
-    torch.testing.assert_close(some, every, atol=1e-12, rtol=1e-12)
-    for ours, expected in zip(some_gradient, every_gradient, strict=True):
-        assert expected is not None
-        torch.testing.assert_close(
-            torch.zeros_like(expected) if ours is None else ours, expected, atol=1e-12, rtol=1e-9
-        )
+    for uncertain in (None, UsedPositions.where(~is_certain)):
+        some, some_gradient = run(UsedPositions.where(is_used), uncertain)
+        torch.testing.assert_close(some, every, atol=1e-12, rtol=1e-12)
+        for ours, expected in zip(some_gradient, every_gradient, strict=True):
+            assert expected is not None
+            torch.testing.assert_close(
+                torch.zeros_like(expected) if ours is None else ours, expected, atol=1e-12, rtol=1e-9
+            )

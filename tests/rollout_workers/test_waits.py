@@ -137,3 +137,19 @@ def test_the_second_device_tells_of_waits_and_of_mixed_tensors() -> None:
             waits.clear()
         with pytest.raises(AssertionError, match=r"on meta and on the host"):
             x + torch.arange(4)
+
+
+@pytest.mark.gpu
+def test_cuda_is_waited_for_nowhere_else() -> None:
+    device = torch.device("cuda")
+    unmasker = _policy(see_block=True)
+    unmasker.network.to(device)
+    model = random_llama(seed=3, dtype=torch.float32)
+    model = BackboneDLLM(model.model.to(device), model.spec)
+    expected = decode(model, unmasker, {})
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        decoded = decode(model, unmasker, {})
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert_same(decoded, expected)

@@ -21,7 +21,7 @@ from cluster.allocator import keep_freed_memory
 from cluster.errors import DeadlineExceeded, ExitCode, UserError
 from cluster.logs import wide_console
 from evaluation.bench_cache import bench_cache, cache_table
-from evaluation.bench_inputs import random_rows, threshold_for_nfe
+from evaluation.bench_inputs import check_json, random_rows, threshold_for_nfe
 from evaluation.bench_memory import Case, decode_table, measure_decode, measure_reduction, reduction_table
 from evaluation.bench_overhead import OverheadFigures, bench_overhead, overhead_brief, overhead_table
 from evaluation.bench_rollouts import RolloutFigures, bench_rollouts, rollouts_brief, rollouts_tables
@@ -425,12 +425,6 @@ def _at_least(least: int) -> Callable[[str], int]:
     return whole_number
 
 
-def _check_json(path: str | None) -> None:
-    """Before anything is measured."""
-    if path is not None and not Path(path).absolute().parent.is_dir():
-        raise UserError(f"--json is {path!r}; allowed: a file in a folder that exists")
-
-
 def _check_device(name: str) -> None:
     if name.partition(":")[0] not in ("cpu", "cuda"):
         raise UserError(f"--device is {name!r}; allowed: cpu, cuda, cuda:NUMBER")
@@ -445,7 +439,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, console = _parser().parse_args(arguments), wide_console()
     try:
         _check_device(options.device)
-        _check_json(options.json)
+        check_json(options.json)
         options.run(options, console)
     except (UserError, ModelError, DeadlineExceeded) as error:
         console.print(f"error: {error}", style="red", soft_wrap=True)

@@ -7,9 +7,11 @@ A model with random weights is never sure of anything, so a threshold that means
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
+from cluster.errors import UserError
 from policy.factory import make_heuristic
 from policy.noise import row_key
 from rollout_workers.engine import Engine
@@ -18,6 +20,12 @@ from rollout_workers.sequence import LiveRows, Sequence
 
 _CALIBRATION_ROWS = 8
 _BISECTIONS = 10
+
+
+def check_json(path: str | None) -> None:
+    """Raises a UserError for a ``--json`` that could not be written, before anything is measured."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise UserError(f"--json is {path!r}; allowed: a file in a folder that exists")
 
 
 def random_rows(

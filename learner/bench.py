@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cluster.errors import DeadlineExceeded, ExitCode, UserError
 from cluster.logs import wide_console
+from evaluation.bench_inputs import check_json
 from evaluation.environment import environment_record
 from learner.bench_update import bench_update, update_table
 from learner.cost_model import GPUS, cost, cost_table, read_parts
@@ -161,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.add_argument("--json", default=None, help="also write the figures to this file")
     options, console = parser.parse_args(arguments), wide_console()
     try:
+        check_json(getattr(options, "json", None))
         options.run(options, console)
     except (UserError, ModelError, WeightsError, DeadlineExceeded) as error:
         console.print(f"error: {error}", style="red", soft_wrap=True)

@@ -47,6 +47,8 @@ class Study:
     pass_at: tuple[int, ...] = ()
     """N of the Pass@N in the tables; problems are decoded under at least so many noise seeds."""
     gaps: tuple[Gap, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Names of an arm and of the arm that it differs from in one setting, where that is not the baseline."""
 
 
 _SIZE = (
@@ -106,6 +108,11 @@ _ABLATIONS = Study(
     ),
     baseline="base",
     curves=("reward", "accuracy", "nfe"),
+    pairs=(
+        ("no mask input", "predictions everywhere"),
+        ("raw confidences everywhere, no mask input", "raw confidences everywhere"),
+        ("additive reward", "multiplicative reward"),
+    ),
 )
 
 _ALPHAS = (0, 0.3, 1, 3, 10)

@@ -58,6 +58,9 @@ def study_tables(study: Study, measured: Sequence[Measured]) -> list[Rows]:
             "seeds",
         )
         tables.append(Rows(f"evaluated on {on}" if on else study.question, head, _arm_rows(study, here, baseline)))
+    if pairs := _pair_rows(study, measured):
+        head = ("arm", "against", "accuracy", "NFE", "reward")
+        tables.append(Rows("what one setting changes, paired by seed", head, pairs))
     if gaps := _gap_rows(study, measured):
         head = ("evaluated on", "trained on", "reward lost", "the mixture's gain", "share of the gap closed")
         tables.append(
@@ -142,6 +145,27 @@ def _pass_at(figures: Sequence[Figures], num: int) -> str:
     if any(len(f.pass_at) < num for f in figures):
         return "-"
     return over_seeds([f.pass_at[num - 1] for f in figures]).text(percent=True)
+
+
+def _pair_rows(study: Study, measured: Sequence[Measured]) -> list[Row]:
+    """Of the pairs whose arms were both run."""
+    groups = by_arm(measured)
+    return [_pair_row(*pair, groups) for pair in study.pairs if set(pair) <= set(groups)]
+
+
+def _pair_row(name: str, against: str, groups: Mapping[str, list[Measured]]) -> Row:
+    ours, theirs = ({each.run.seed: each.learned for each in groups[arm]} for arm in (name, against))
+    both = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    accuracy = over_seeds([mine.accuracy - other.accuracy for mine, other in both])
+    nfe = over_seeds([mine.nfe - other.nfe for mine, other in both])
+    reward = over_seeds([mine.reward - other.reward for mine, other in both])
+    return (
+        groups[name][0].run.arm.label,
+        groups[against][0].run.arm.label,
+        accuracy.text(percent=True, signed=True),
+        nfe.text(digits=2, signed=True),
+        reward.text(digits=4, signed=True),
+    )
 
 
 def _gap_rows(study: Study, measured: Sequence[Measured]) -> list[Row]:

@@ -83,3 +83,9 @@ def test_what_is_not_measured_is_refused(setting):
 def test_a_missing_policy_file_is_one_line(capsys):
     assert main(["update", "tiny", "--policy", "nowhere.safetensors"]) == ExitCode.USER_ERROR
     assert "'nowhere.safetensors' is no file" in capsys.readouterr().out
+
+
+def test_a_file_that_could_not_be_written_is_refused_before_anything_is_measured(tmp_path, capsys):
+    path = tmp_path / "missing" / "update.json"
+    assert main(["update", "tiny", "--json", str(path)]) == ExitCode.USER_ERROR
+    assert f"error: --json is '{path}'; allowed: a file in a folder that exists" in capsys.readouterr().out

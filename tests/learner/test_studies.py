@@ -68,6 +68,8 @@ def test_every_configuration_of_every_study_is_sound(study: Study, quick: bool, 
             assert names.index(run.arm.starts_from) < names.index(run.arm.name)
     assert len({run.path for run in runs}) == len(study.arms)
     assert {name for gap in study.gaps for name in (gap.own, gap.moved, gap.mixture)} <= set(names)
+    on = {arm.name: arm.on for arm in study.arms}
+    assert all(on[name] == on[against] for name, against in study.pairs)
 
 
 def test_gaps_are_between_arms_that_are_evaluated_on_the_same() -> None:
@@ -246,6 +248,20 @@ def test_rewards_are_held_against_the_baseline_seed_by_seed(baseline: str, tmp_p
 def test_the_baseline_of_a_study_is_one_of_its_arms_or_of_its_heuristics(study: Study) -> None:
     swept = " ".join(setting for arm in study.arms for setting in arm.sweep)
     assert study.baseline in {arm.name for arm in study.arms} or f"{study.baseline}: [" in swept
+
+
+def test_what_one_setting_changes_is_paired_by_seed(tmp_path: Path) -> None:
+    arms = tuple(StudyArm(name) for name in ("base", "shown", "hidden"))
+    study = Study("demo", "Which?", arms, baseline="base", pairs=(("hidden", "shown"),))
+    runs = runs_of(*arms, out=tmp_path, seeds=(0, 1))
+    for run in runs:
+        right = {"base": 1, "shown": 4, "hidden": 3}[run.arm.name] + run.seed
+        nfe = 2 if run.arm.name == "hidden" else 5
+        finished(run.path, [record(i, right=i < right, nfe=nfe) for i in range(10)])
+    measured = [measure(run, alpha=0.0) for run in runs]
+    _, pairs = study_tables(study, measured)
+    assert pairs.rows == [("hidden", "shown", "-10.0% ± 0.0", "-3.00 ± 0.00", "-0.1000 ± 0.0000")]
+    assert len(study_tables(study, [each for each in measured if each.run.arm.name != "shown"])) == 1
 
 
 def test_gaps_are_paired_by_seed_and_told_with_what_the_mixture_closes(tmp_path: Path) -> None:

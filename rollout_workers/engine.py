@@ -143,7 +143,10 @@ class Engine:
                 if scheduler.num_waiting:
                     stats.num_queued_steps += 1
                     stats.num_queued_row_forwards += len(rows)
-                rows.read()
+                with self._clock.state(FORWARD):
+                    rows.read()
+                if recorder:
+                    recorder.settle()
                 rows.retire(self._ended(rows))
             steps, offsets = recorder.packed() if recorder else (None, None)
         return Decoded(submitted, steps, offsets, stats)
@@ -324,6 +327,13 @@ class _Recorder:
     def record(self, rows: LiveRows, observation: Observation, decision: Decision) -> None:
         self._rows.extend(self._row_of[id(sequence)] for sequence in rows.sequences)
         self._parts.append(pack_step(observation, decision))
+        self._is_pinned = rows.device.type == "cuda"
+
+    def settle(self) -> None:
+        """Once the device has been waited for: the last step out of pinned memory, of which there is little."""
+        if self._is_pinned:
+            last = self._parts[-1]
+            self._parts[-1] = last.select(np.arange(len(last)))
 
     def packed(self) -> tuple[PackedSteps | None, NDArray[np.int64]]:
         """Steps sorted by row, each row's in time order, and the rows' offsets."""

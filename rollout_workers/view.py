@@ -18,7 +18,7 @@ from rollout_workers.models.base import FrozenDLLM, Prediction
 from rollout_workers.sequence import LiveRows
 
 FORWARD = "forward"
-"""The time state of the model's passes."""
+"""The time state of the model's passes, and of the wait for a device that is still at them: what it decides with is in it too."""
 
 
 def observe(

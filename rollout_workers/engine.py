@@ -323,6 +323,7 @@ class _Recorder:
         self._row_of = {id(sequence): row for row, sequence in enumerate(sequences)}
         self._rows: list[int] = []
         self._parts: list[PackedSteps] = []
+        self._is_pinned = False
 
     def record(self, rows: LiveRows, observation: Observation, decision: Decision) -> None:
         self._rows.extend(self._row_of[id(sequence)] for sequence in rows.sequences)

@@ -77,11 +77,21 @@ class LearnedUnmasker:
         masked_BL, eligible_BL = observation.masked_BL, observation.eligible_BL
         confidences_BLK, on_host = observation.confidences_BLK, observation.on_host
         used = UsedPositions.where(eligible_BL if on_host is None else on_host.eligible_BL, eligible_BL.device)
-        uncertain = None if on_host is None else UsedPositions.where(on_host.wanted_BL, eligible_BL.device)
+        uncertain = self._uncertain(observation)
         logits_BL = self.network(
             masked_BL, eligible_BL, confidences_BLK, observation.time_B, hidden_of(observation), used, uncertain
         )
         return logits_BL, open_positions(self.network.config, eligible_BL, confidences_BLK)
+
+    @staticmethod
+    def _uncertain(observation: Observation) -> UsedPositions | None:
+        """See `PolicyNetwork.forward`; fewer positions where confidences can be looked at without waiting for a device."""
+        confidences_BLK = observation.confidences_BLK
+        if confidences_BLK.device.type == "cpu":
+            return UsedPositions.where(is_uncertain(confidences_BLK.numpy()))
+        if observation.on_host is None:
+            return None
+        return UsedPositions.where(observation.on_host.wanted_BL, confidences_BLK.device)
 
     def decide(self, observation: Observation) -> Decision:
         logits_BL, open_BL = self.logits(observation)

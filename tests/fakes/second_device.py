@@ -59,6 +59,9 @@ class _Dispatch(TorchDispatchMode):
         is_result_there = bool(on_device) if target is None else torch.device(target) == DEVICE
         if target is not None:
             kwargs["device"] = _HOST
+        if name == "aten::_conj":
+            # Lazy conjugates are resolved above the dispatcher, where a wrapper does not show that it holds one.
+            function = torch.ops.aten.conj_physical.default
         copies = name in {"aten::_to_copy", "aten::copy_"}
         if on_device and not copies:
             strangers = [each for each in tensors if not isinstance(each, DeviceTensor) and each.dim() > 0]
@@ -97,13 +100,15 @@ def _each_tensor(values: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     return values
 
 
-class _Making(TorchFunctionMode):
-    """`torch.tensor` makes no values on such a device by itself."""
+class _Calls(TorchFunctionMode):
+    """What never comes to the dispatcher: making a tensor of values there, and a list of what is there."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if function is torch.tensor and kwargs.get("device") == DEVICE:
             return function(*args, **kwargs | {"device": _HOST}).to(DEVICE)
+        if function is torch.Tensor.tolist and isinstance(args[0], DeviceTensor):
+            return args[0].cpu().tolist()
         return function(*args, **kwargs)
 
 
@@ -111,5 +116,5 @@ class _Making(TorchFunctionMode):
 def second_device() -> Iterator[Counter[str]]:
     """Within it `DEVICE` is one; what is waited for is counted, by operation."""
     mode = _Dispatch()
-    with mode, _Making():
+    with mode, _Calls():
         yield mode.waits

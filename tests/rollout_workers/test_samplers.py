@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from policy.factory import HEURISTICS, make_heuristic
 from rollout_workers.engine import Decoded, Engine, Step
+from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import FrozenDLLM
 from rollout_workers.trace import Tracer
-from tests.fakes.models import EOS_ID, MASK_ID, HashModel, SpyModel
+from tests.fakes.models import EOS_ID, MASK_ID, HashModel, SpyModel, random_llama
+from tests.fakes.second_device import DEVICE, second_device
 from tests.rollout_workers import sampler_oracles as oracle
 from tests.rollout_workers.oracle import Row
 from tests.rollout_workers.test_engine_oracle import random_row, sequence_of
@@ -337,3 +339,33 @@ def test_the_end_of_text_comes_last_or_never() -> None:
         sequence = decoded_by(case, [full(6, 6)], num_slots=1, model=certain).sequences[0]
         assert sequence.tokens_L.tolist() == [EOS_ID] * 6
         assert sequence.nfe == (1 if eos == "allow" else 6)
+
+
+class FactsThere(Facts):
+    """The same facts on the second device."""
+
+    def token_frequencies(self, source: str) -> Tensor:
+        return super().token_frequencies(source).to(DEVICE)
+
+    def second_model(self, name: str) -> CausalHash:
+        here = super().second_model(name)
+        there = CausalHash()
+        there.log_probs = lambda *given: [each.to(DEVICE) for each in here.log_probs(*given)]
+        return there
+
+
+@pytest.mark.parametrize("case", {case.name: case for case in CASES}.values(), ids=lambda case: case.name)
+def test_no_sampler_mixes_its_device_with_the_host(case: Case) -> None:
+    rows = [Row([5, 6, 7, 8][: 1 + number], [MASK_ID] * 8, 4, key=number) for number in range(3)]
+
+    def decode(model: BackboneDLLM, facts: Facts) -> list[tuple[int, list[int], list[int]]]:
+        model.spec = replace(model.spec, can_shadow=True)
+        engine = Engine(model, make_heuristic(case.name, case.entry, resources=facts), num_slots=2)
+        decoded = engine.decode([sequence_of(row, number) for number, row in enumerate(rows)])
+        return [(row.nfe, row.tokens_L.tolist(), row.order_L.tolist()) for row in decoded.sequences]
+
+    expected = decode(random_llama(seed=2), FACTS)
+    with second_device():
+        model = random_llama(seed=2)
+        found = decode(BackboneDLLM(model.model.to(DEVICE), model.spec), FactsThere())
+    assert found == expected

@@ -129,6 +129,7 @@ def test_the_second_device_tells_of_waits_and_of_mixed_tensors() -> None:
             lambda: int(x.max()),
             lambda: bool(mask.any()),
             lambda: x.cpu(),
+            lambda: x.tolist(),
             lambda: torch.tensor([1, 2], device=DEVICE),
             lambda: x.masked_select(mask),
         ):

@@ -13,11 +13,12 @@ import torch
 from cluster.errors import ExitCode
 from evaluation import bench
 from evaluation.bench import main
-from evaluation.bench_rollouts import bench_rollouts, decisions_apart
+from evaluation.bench_rollouts import RolloutFigures, bench_rollouts, decisions_apart
 from evaluation.lockstep import decode_lock_step
 from evaluation.public_reduction import PublicReduction
 from evaluation.random_models import SHAPES, Shape
 from policy.factory import make_heuristic
+from policy.learned import LearnedUnmasker
 from rollout_workers.engine import Engine
 from rollout_workers.models.backbone import BackboneDLLM
 from rollout_workers.models.base import ModelError
@@ -25,6 +26,9 @@ from rollout_workers.models.load import load_model, load_tokenizer
 from rollout_workers.rollout import pose_each
 from rollout_workers.sequence import Sequence
 from rollout_workers.tasks import Split, make_task
+from tests.fakes.models import MASK_ID, random_llama
+from tests.fakes.policies import lively_policy
+from tests.fakes.second_device import DEVICE, second_device
 
 
 def rows(num: int, block_length: int) -> list[Sequence]:
@@ -103,6 +107,36 @@ def test_random_weights_of_a_size_at_a_wanted_number_of_passes(
     assert few["engine_padding_share"] < 0.05
     assert 0 < few["useful_flops"] < many["useful_flops"]
     assert "of matmul peak" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("unmasker", ["threshold:0.4", "policy"])
+def test_both_decoders_run_on_a_second_device(unmasker: str) -> None:
+    def make_rows(block_length: int) -> list[Sequence]:
+        prompts = [[5 + number, 6, 7][: 1 + number % 3] for number in range(5)]
+        return [Sequence(f"x/{i}", prompt, [MASK_ID] * 8, block_length, key=i) for i, prompt in enumerate(prompts)]
+
+    def figures(device: torch.device) -> RolloutFigures:
+        model = random_llama(seed=2)
+        model = BackboneDLLM(model.model.to(device), model.spec)
+        decider = lively_policy() if unmasker == "policy" else make_heuristic("threshold", 0.4)
+        if isinstance(decider, LearnedUnmasker):
+            decider.network.to(device)
+        return bench_rollouts(
+            model,
+            decider,
+            make_rows,
+            block_length=4,
+            batch_size=2,
+            repeats=1,
+            baseline_model=PublicReduction(model),
+            peak_flops=1.0,
+        )
+
+    here = figures(torch.device("cpu"))
+    with second_device():
+        there = figures(DEVICE)
+    assert (there.num_different, there.num_decisions_apart) == (0, 0)
+    assert (there.mean_nfe, there.lock_step_live_share) == (here.mean_nfe, here.lock_step_live_share)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])

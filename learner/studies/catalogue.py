@@ -298,6 +298,12 @@ _CACHE_STUDY = Study(
         _cached(f"full passes -> {_CACHE['prefix']}", "prefix", *_NO_TRAINING, starts_from="full passes"),
     ),
     curves=("reward", "accuracy", "nfe"),
+    pairs=(
+        (f"full passes -> {_CACHE['dual']}", "full passes"),
+        ("dual cache", f"full passes -> {_CACHE['dual']}"),
+        (f"full passes -> {_CACHE['prefix']}", "full passes"),
+        ("prefix cache", f"full passes -> {_CACHE['prefix']}"),
+    ),
 )
 
 STUDIES: Mapping[str, Study] = {

@@ -160,8 +160,8 @@ def _pair_row(name: str, against: str, groups: Mapping[str, list[Measured]]) -> 
     nfe = over_seeds([mine.nfe - other.nfe for mine, other in both])
     reward = over_seeds([mine.reward - other.reward for mine, other in both])
     return (
-        groups[name][0].run.arm.label,
-        groups[against][0].run.arm.label,
+        name,
+        against,
         accuracy.text(percent=True, signed=True),
         nfe.text(digits=2, signed=True),
         reward.text(digits=4, signed=True),

@@ -39,9 +39,13 @@ class UsedPositions:
         """The positions at these indices of a `[B, L]` tensor."""
         num_B = np.bincount(row_N, minlength=shape[0])
         most = int(num_B.max(initial=0))
-        number_N = np.arange(len(row_N)) - (num_B.cumsum() - num_B)[row_N]
-        columns = np.stack([row_N * shape[1] + position_N, position_N, row_N * most + number_N])
-        flat, position, place = to_device(columns, device)
+        columns = np.empty((3, len(row_N)), np.int64)
+        columns[0] = row_N * shape[1] + position_N
+        columns[1] = position_N
+        # row * Q + number in the row, which is its number among all less those of the rows before.
+        before_B = num_B.cumsum() - num_B
+        columns[2] = np.arange(len(row_N)) + (np.arange(shape[0]) * most - before_B)[row_N]
+        flat, position, place = to_device(columns, device).unbind()
         return UsedPositions(flat, position, place, shape[1], (shape[0], most))
 
     @staticmethod

@@ -33,12 +33,13 @@ def observe(
     """Scatters the predictions over the canvas; positions that were not asked for report a certain prediction."""
     L = masked_BL.shape[1]
     scatter = wanted.scattered
-    first_BL1 = scatter(prediction.confidences_NK[:, :1], 1.0)
-    further_BLk = scatter(prediction.confidences_NK[:, 1:])
+    confidences_BLK = scatter(prediction.confidences_NK[:, :1], 1.0)
+    if prediction.confidences_NK.shape[1] > 1:
+        confidences_BLK = torch.cat([confidences_BLK, scatter(prediction.confidences_NK[:, 1:])], 2)
     return Observation(
         masked_BL=masked_BL,
         eligible_BL=eligible_BL,
-        confidences_BLK=(first_BL1 if not further_BLk.shape[2] else torch.cat([first_BL1, further_BLk], 2)).float(),
+        confidences_BLK=confidences_BLK.float(),
         log_odds_BL=scatter(prediction.log_odds_N, torch.inf),
         nfe_B=nfe_B,
         time_B=nfe_B.float() / L,

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,6 +53,14 @@ class DistinctPositions:
         """`[M, C]` of the used positions, of each."""
         place_M = used.of(self.place_NL)
         return [F.embedding(place_M, x_PC) for x_PC in each_PC]
+
+
+def is_uncertain(confidences_NLK: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """`[N, L]`: where confidences are not those of positions that nothing was asked for, 1 and then 0."""
+    certain_K = np.zeros(confidences_NLK.shape[2], confidences_NLK.dtype)
+    certain_K[0] = 1.0
+    uncertain_NL: NDArray[np.bool_] = (confidences_NLK != certain_K).any(-1)
+    return uncertain_NL
 
 
 def row_states(state_NL: Tensor, num_states: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from policy.candidates import most_confident
 from policy.config import PolicyConfig
+from policy.distinct_positions import is_uncertain
 from policy.distributions import (
     ARGMAX,
     Bernoulli,
@@ -75,8 +76,8 @@ class LearnedUnmasker:
     def logits(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """(raw logits `[B, L]` of the eligible positions, the positions `[B, L]` that the distribution chooses from)."""
         masked_BL, eligible_BL = observation.masked_BL, observation.eligible_BL
-        confidences_BLK, on_host = observation.confidences_BLK, observation.on_host
-        used = UsedPositions.where(eligible_BL if on_host is None else on_host.eligible_BL, eligible_BL.device)
+        confidences_BLK, on_host_BL = observation.confidences_BLK, observation.eligible_on_host_BL
+        used = UsedPositions.where(eligible_BL if on_host_BL is None else on_host_BL, eligible_BL.device)
         uncertain = self._uncertain(observation)
         logits_BL = self.network(
             masked_BL, eligible_BL, confidences_BLK, observation.time_B, hidden_of(observation), used, uncertain
@@ -87,11 +88,9 @@ class LearnedUnmasker:
     def _uncertain(observation: Observation) -> UsedPositions | None:
         """See `PolicyNetwork.forward`; fewer positions where confidences can be looked at without waiting for a device."""
         confidences_BLK = observation.confidences_BLK
-        if confidences_BLK.device.type == "cpu":
-            return UsedPositions.where(is_uncertain(confidences_BLK.numpy()))
-        if observation.on_host is None:
-            return None
-        return UsedPositions.where(observation.on_host.wanted_BL, confidences_BLK.device)
+        if confidences_BLK.device.type != "cpu":
+            return observation.wanted
+        return UsedPositions.where(is_uncertain(confidences_BLK.numpy()))
 
     def decide(self, observation: Observation) -> Decision:
         logits_BL, open_BL = self.logits(observation)
@@ -172,14 +171,6 @@ def score_steps(
     outcome_NL = recorded_outcome(network, distribution, steps)
     log_prob_N = distribution.log_prob(logits_NL, open_NL, outcome_NL)
     return ScoredSteps(steps, logits_NL, open_NL, outcome_NL, log_prob_N, distribution.entropy(logits_NL, open_NL))
-
-
-def is_uncertain(confidences_NLK: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """`[N, L]`: where confidences are not those of positions that nothing was asked for, 1 and then 0."""
-    certain_K = np.zeros(confidences_NLK.shape[2], confidences_NLK.dtype)
-    certain_K[0] = 1.0
-    uncertain_NL: NDArray[np.bool_] = (confidences_NLK != certain_K).any(-1)
-    return uncertain_NL
 
 
 def _on(network: PolicyNetwork, array: NDArray[Any]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from policy.scope import Scope
+from policy.used_positions import UsedPositions
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +85,6 @@ class RowContext:
 
 
 @dataclass(frozen=True, slots=True)
-class HostMasks:
-    """What an observation says, on the host: for looking up positions without waiting for the device."""
-
-    eligible_BL: Tensor
-    wanted_BL: Tensor
-    """bool: the positions that something was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
 class Observation:
     """One step of B live rows."""
 
@@ -123,8 +115,11 @@ class Observation:
     verified_BL: Tensor | None = None
     """float32 probability of the written token; 1 elsewhere, None unless `needs.verified`."""
     rows: RowContext | None = None
-    """None of observations made outside of the engine, as is `on_host`."""
-    on_host: HostMasks | None = None
+    """None of observations made outside of the engine, as all below."""
+    eligible_on_host_BL: Tensor | None = None
+    """`eligible_BL` on the host, where positions are looked up without waiting for the device."""
+    wanted: UsedPositions | None = None
+    """The positions that something was asked for."""
 
     @property
     def context(self) -> RowContext:

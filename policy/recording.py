@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policy.observation import Observation
-from policy.trajectory import ARGMAX, COMMITTED, ELIGIBLE, MASKED, PackedSteps
+from policy.trajectory import ARGMAX_BIT, COMMITTED_BIT, ELIGIBLE_BIT, MASKED_BIT, PackedSteps
 from policy.transfer import to_host
 from policy.unmasker import Decision
 
@@ -46,11 +46,11 @@ def pack_step(observation: Observation, decision: Decision) -> PackedSteps:
 
 def _flags(observation: Observation, decision: Decision) -> Tensor:
     """`[B, L]` uint8 as `PackedSteps.flags_NL`."""
-    flags_BL = observation.masked_BL.byte() * MASKED
-    flags_BL += observation.eligible_BL.byte() * ELIGIBLE
-    flags_BL += decision.commit_BL.byte() * COMMITTED
+    flags_BL = observation.masked_BL.byte() * MASKED_BIT
+    flags_BL += observation.eligible_BL.byte() * ELIGIBLE_BIT
+    flags_BL += decision.commit_BL.byte() * COMMITTED_BIT
     if decision.argmax_BL is not None:
-        flags_BL += decision.argmax_BL.byte() * ARGMAX
+        flags_BL += decision.argmax_BL.byte() * ARGMAX_BIT
     return flags_BL
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 SCHEMA = 2
 
-MASKED, ELIGIBLE, COMMITTED, ARGMAX = 1, 2, 4, 8
-"""Bits of a position's flags; the last: committed alone, as the most likely position."""
+MASKED_BIT, ELIGIBLE_BIT, COMMITTED_BIT, ARGMAX_BIT = 1, 2, 4, 8
+"""Of `PackedSteps.flags_NL`; the last: committed alone, as the most likely position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +37,19 @@ class PackedSteps:
 
     @property
     def masked_NL(self) -> NDArray[np.bool_]:
-        return (self.flags_NL & MASKED) != 0
+        return (self.flags_NL & MASKED_BIT) != 0
 
     @property
     def eligible_NL(self) -> NDArray[np.bool_]:
-        return (self.flags_NL & ELIGIBLE) != 0
+        return (self.flags_NL & ELIGIBLE_BIT) != 0
 
     @property
     def committed_NL(self) -> NDArray[np.bool_]:
-        return (self.flags_NL & COMMITTED) != 0
+        return (self.flags_NL & COMMITTED_BIT) != 0
 
     @property
     def argmax_NL(self) -> NDArray[np.bool_]:
-        return (self.flags_NL & ARGMAX) != 0
+        return (self.flags_NL & ARGMAX_BIT) != 0
 
     def __len__(self) -> int:
         return len(self.time_N)

@@ -8,7 +8,6 @@ Shapes: `B` rows, `L` positions of each, `N` used ones, `Q` most of them in one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,10 +51,9 @@ class UsedPositions:
     def where(is_used_BL: Tensor | NDArray[np.bool_], device: torch.device | None = None) -> UsedPositions:
         """The positions on the device, or where `is_used_BL` is; a wait for it if it is not on the host."""
         if isinstance(is_used_BL, Tensor):
-            device = device or is_used_BL.device
-        array_BL: NDArray[Any] = is_used_BL.cpu().numpy() if isinstance(is_used_BL, Tensor) else is_used_BL
-        row_N, position_N = array_BL.nonzero()
-        return UsedPositions.at(row_N, position_N, array_BL.shape, device or torch.device("cpu"))
+            device, is_used_BL = device or is_used_BL.device, is_used_BL.cpu().numpy()
+        row_N, position_N = is_used_BL.nonzero()
+        return UsedPositions.at(row_N, position_N, is_used_BL.shape, device or torch.device("cpu"))
 
     def __len__(self) -> int:
         return len(self.flat_N)

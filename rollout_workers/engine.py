@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cluster.metrics import TimeStates
 from policy.noise import Stream, uniforms
-from policy.observation import HostMasks, Needs, Observation, RowContext
+from policy.observation import Needs, Observation, RowContext
 from policy.recording import pack_step
 from policy.scope import Scope
 from policy.trajectory import PackedSteps
@@ -131,7 +131,7 @@ class Engine:
             cached=None if self._cache.mode == "none" else CachedRows(self._cache),
         )
         scheduler = Scheduler(submitted, num_slots=self._num_slots)
-        recorder = _Recorder(submitted) if record else None
+        recorder = _Recorder(submitted, is_pinned=device.type == "cuda") if record else None
         first_passes = FirstPasses(submitted) if self._shares_first_passes else None
         stats = EngineStats()
         with self._clock.state(SCHEDULING):
@@ -189,16 +189,17 @@ class Engine:
                 stats.num_shared_first_passes += num_shared
         ahead = RowsAhead(self._model, needs, rows, num_slots=self._num_slots, clock=self._clock)
         with self._clock.state(POLICY):
+            wanted = UsedPositions.where(wanted_BL, device)
             observation = observe(
                 prediction,
-                UsedPositions.where(wanted_BL, device),
+                wanted,
                 masked_BL=to_device(masked_BL, device),
                 eligible_BL=to_device(eligible_BL, device),
                 nfe_B=rows.nfe_B,
                 keys_B=rows.key_B,
             )
             context = self._context(rows, to_device(window_BL, device), ahead)
-            observation = replace(observation, rows=context, on_host=HostMasks(eligible_BL, wanted_BL))
+            observation = replace(observation, rows=context, eligible_on_host_BL=eligible_BL, wanted=wanted)
             if prediction.shadow_M is not None:
                 window = UsedPositions.where(window_BL, device)
                 verified_BL = verified(prediction.shadow_M, window, context.written_BL)
@@ -319,16 +320,16 @@ def check_needs(needs: Needs, spec: ModelSpec, *, eos: EosPolicy, cache: CacheSe
 class _Recorder:
     """Collects each step's decisions and packs them by row at the end."""
 
-    def __init__(self, sequences: tuple[Sequence, ...]) -> None:
+    def __init__(self, sequences: tuple[Sequence, ...], *, is_pinned: bool) -> None:
+        """`is_pinned`: recorded steps lie in pinned memory."""
+        self._is_pinned = is_pinned
         self._row_of = {id(sequence): row for row, sequence in enumerate(sequences)}
         self._rows: list[int] = []
         self._parts: list[PackedSteps] = []
-        self._is_pinned = False
 
     def record(self, rows: LiveRows, observation: Observation, decision: Decision) -> None:
         self._rows.extend(self._row_of[id(sequence)] for sequence in rows.sequences)
         self._parts.append(pack_step(observation, decision))
-        self._is_pinned = rows.device.type == "cuda"
 
     def settle(self) -> None:
         """Once the device has been waited for: the last step out of pinned memory, of which there is little."""

@@ -7,6 +7,7 @@ Shapes: see `rollout_workers.models.base`; `S` = P + L tokens.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,7 @@ LOGITS_BYTES = 256 * 2**20
 """Float32 logits that exist at one time; with temporaries the reduction needs about three times as much."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Inputs:
     """Prompts and canvases as one batch; padding is masked as a key and not counted in positions."""
 
@@ -35,17 +36,18 @@ class Inputs:
         padding_B = prompt_BP.shape[1] - prompt_length_B.cpu().numpy()
         return Inputs(torch.cat([prompt_BP, canvas_BL], 1), padding_B)
 
-    @property
+    @functools.cached_property
     def mask_BS(self) -> Tensor:
         """int64: 1 where a token is real."""
-        return (self._slots_BS() >= 0).long()
+        return (self._slot_BS >= 0).long()
 
-    @property
+    @functools.cached_property
     def position_BS(self) -> Tensor:
         """int64, from 0 at the first real token."""
-        return self._slots_BS().clamp(min=0)
+        return self._slot_BS.clamp(min=0)
 
-    def _slots_BS(self) -> Tensor:
+    @functools.cached_property
+    def _slot_BS(self) -> Tensor:
         device = self.tokens_BS.device
         return torch.arange(self.tokens_BS.shape[1], device=device) - to_device(self.padding_B, device).unsqueeze(1)
 

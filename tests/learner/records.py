@@ -17,6 +17,11 @@ from policy.trajectory import PackedSteps, TrajectoryBatch, TrajectoryRow
 from policy.weights import from_bytes, to_bytes
 from tests.policy.observations import random_observation, record
 
+GROUPS = [0, 0, 0, 1, 1, 1, 2, 2, 2]
+NFES = [3, 1, 4, 2, 2, 5, 1, 3, 2]
+REWARDS = np.array([1.0, 0.0, 0.4, 0.5, 0.5, 0.5, 0.0, 0.0, 0.7])
+"""Of nine rollouts in three groups, the second of which teaches nothing."""
+
 POLICY = PolicyConfig(hidden_size=16, feed_forward_size=16, time_embed_size=8, initial_logit=-0.5)
 
 

@@ -13,11 +13,8 @@ from learner.config import ImitationConfig, RegulariserConfig, SteeringConfig
 from learner.trainer import Trainer
 from policy.trajectory import TrajectoryBatch
 from tests.fakes.second_device import DEVICE, second_device
-from tests.learner.records import POLICY, decoded, learner_config
+from tests.learner.records import GROUPS, NFES, POLICY, REWARDS, decoded, learner_config
 
-GROUPS = [0, 0, 0, 1, 1, 1, 2, 2, 2]
-NFES = [3, 1, 4, 2, 2, 5, 1, 3, 2]
-REWARDS = np.array([1.0, 0.0, 0.4, 0.5, 0.5, 0.5, 0.0, 0.0, 0.7])
 CATEGORICAL = {"distribution": "categorical"}
 REFERENCE = RegulariserConfig(kind="kl", reference="threshold", parameter=0.6, coefficient=0.5)
 OVER_POSITIONS = RegulariserConfig(kind="cross_entropy", reference="max_confidence", coefficient=0.5)

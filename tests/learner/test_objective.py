@@ -17,11 +17,8 @@ from learner.trainer import Trainer
 from policy.learned import score_steps, step_logits
 from policy.reference_policies import make_reference
 from policy.trajectory import TrajectoryBatch
-from tests.learner.records import POLICY, decoded, learner_config, weights_of
+from tests.learner.records import GROUPS, NFES, POLICY, REWARDS, decoded, learner_config, weights_of
 
-GROUPS = [0, 0, 0, 1, 1, 1, 2, 2, 2]
-NFES = [3, 1, 4, 2, 2, 5, 1, 3, 2]
-REWARDS = np.array([1.0, 0.0, 0.4, 0.5, 0.5, 0.5, 0.0, 0.0, 0.7])
 ADVANTAGES = REWARDS - np.repeat(REWARDS.reshape(3, 3).mean(1), 3)
 CATEGORICAL = replace(POLICY, distribution="categorical")
 

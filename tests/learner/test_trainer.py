@@ -12,11 +12,8 @@ from cluster.metrics import values
 from learner.trainer import Trainer
 from policy.learned import score_steps, step_logits
 from policy.trajectory import PackedSteps, TrajectoryBatch
-from tests.learner.records import POLICY, decoded, learner_config, make_row, weights_of
+from tests.learner.records import GROUPS, NFES, POLICY, REWARDS, decoded, learner_config, make_row, weights_of
 
-GROUPS = [0, 0, 0, 1, 1, 1, 2, 2, 2]
-NFES = [3, 1, 4, 2, 2, 5, 1, 3, 2]
-REWARDS = np.array([1.0, 0.0, 0.4, 0.5, 0.5, 0.5, 0.0, 0.0, 0.7])
 VALID = np.ones(9, bool)
 
 

@@ -4,8 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.distinct_positions import DistinctPositions
-from policy.learned import is_uncertain
+from policy.distinct_positions import DistinctPositions, is_uncertain
 from policy.used_positions import UsedPositions
 
 POSITION = st.tuples(st.integers(0, 2), st.sampled_from([(1.0, 0.0), (0.5, 0.25), (1.0, 0.125)]), st.booleans())

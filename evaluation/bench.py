@@ -23,6 +23,7 @@ from cluster.logs import wide_console
 from evaluation.bench_cache import bench_cache, cache_table
 from evaluation.bench_inputs import check_json, random_rows, threshold_for_nfe
 from evaluation.bench_memory import Case, decode_table, measure_decode, measure_reduction, reduction_table
+from evaluation.bench_options import bench_parser
 from evaluation.bench_overhead import OverheadFigures, bench_overhead, overhead_brief, overhead_table
 from evaluation.bench_rollouts import RolloutFigures, bench_rollouts, rollouts_brief, rollouts_tables
 from evaluation.environment import environment_record
@@ -333,98 +334,6 @@ def _write_json(options: argparse.Namespace, **record: Any) -> None:
         Path(options.json).write_text(json.dumps(document, indent=1))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m evaluation.bench", description=__doc__)
-    benches = parser.add_subparsers(dest="bench", required=True)
-    rollouts = benches.add_parser("rollouts", help="the engine against a lock-step batched decoder")
-    rollouts.set_defaults(run=_rollouts)
-    overhead = benches.add_parser("overhead", help="what the engine adds to bare forward passes, by cause")
-    overhead.set_defaults(run=_overhead)
-    for bench in (rollouts, overhead):
-        bench.add_argument("--model", default="tiny")
-        bench.add_argument("--task", default="arithmetic")
-        bench.add_argument(
-            "--shape", choices=SHAPES, default=None, help="random weights of this size, instead of --model"
-        )
-        bench.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of --shape")
-        bench.add_argument(
-            "--prompts", type=_at_least(1), nargs=2, default=[64, 200], help="shortest and longest prompt of --shape"
-        )
-        bench.add_argument("--canvas", type=_at_least(1), default=256, help="canvas positions of --shape")
-        bench.add_argument("--rows", type=_at_least(1), default=256)
-        bench.add_argument(
-            "--samples", type=_at_least(1), default=1, help="rows of --task per problem: 8 is a group of training"
-        )
-        bench.add_argument("--batch-sizes", type=_at_least(1), nargs="+", default=[16, 64])
-        bench.add_argument(
-            "--block-lengths",
-            type=_at_least(1),
-            nargs="+",
-            default=None,
-            help="default: a third of the canvas (of --shape 32), and all of it",
-        )
-        bench.add_argument("--repeats", type=_at_least(1), default=3)
-        bench.add_argument(
-            "--target-nfe", type=float, nargs="+", default=[], help="thresholds for so many passes a row"
-        )
-        bench.add_argument(
-            "--compile", action="store_true", help="compile our blocks (model.compile), not the baseline's"
-        )
-    rollouts.add_argument(
-        "--baseline",
-        choices=("public", "adapter"),
-        default="public",
-        help="vocabulary reduction of the lock-step decoder: a softmax over everything as public code has it, or this project's",
-    )
-    cache = benches.add_parser("cache", help="accuracy and speed with keys and values kept between passes")
-    cache.set_defaults(run=_cache)
-    cache.add_argument("--model", default="tiny")
-    cache.add_argument("--task", default="arithmetic")
-    cache.add_argument("--rows", type=_at_least(1), default=256)
-    cache.add_argument("--batch-size", type=_at_least(1), default=16)
-    cache.add_argument("--block-length", type=_at_least(1), default=None, help="default: a third of the canvas")
-    cache.add_argument(
-        "--refresh",
-        type=_at_least(0),
-        nargs="+",
-        default=[0, 4, 2],
-        help="passes between full ones within a block; 0: none",
-    )
-    cache.add_argument("--repeats", type=_at_least(1), default=3)
-    memory = benches.add_parser("memory", help="memory and time of a model of a real size with random weights")
-    memory.set_defaults(run=_memory)
-    memory.add_argument("--shape", choices=SHAPES, default="small")
-    memory.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    memory.add_argument(
-        "--vocabulary", type=_at_least(2), default=None, help="rows of the head; default: the shape's own"
-    )
-    memory.add_argument("--prompt", type=_at_least(1), default=16, help="prompt tokens")
-    memory.add_argument("--canvas", type=_at_least(1), default=256, help="canvas positions")
-    memory.add_argument(
-        "--batch-sizes", type=_at_least(1), nargs="+", default=[4, 8, 12, 16], help="rows of the first table"
-    )
-    memory.add_argument("--skip-reduction", action="store_true", help="leave the first table out")
-    memory.add_argument("--rows", type=_at_least(0), default=0, help="rows of the second table; 0 leaves it out")
-    memory.add_argument("--block-length", type=_at_least(1), default=None, help="default: the whole canvas")
-    for bench in (rollouts, overhead, cache, memory):
-        bench.add_argument(
-            "--unmasker", default="threshold:0.9", help="NAME:VALUE of a heuristic, or a policy.safetensors"
-        )
-        bench.add_argument("--device", default="cpu")
-        bench.add_argument("--threads", type=_at_least(1), default=torch.get_num_threads())
-        bench.add_argument("--json", default=None, help="also write the figures to this file")
-    return parser
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is given; allowed: whole numbers from {least}")
-        return int(text)
-
-    return whole_number
-
-
 def _check_device(name: str) -> None:
     if name.partition(":")[0] not in ("cpu", "cuda"):
         raise UserError(f"--device is {name!r}; allowed: cpu, cuda, cuda:NUMBER")
@@ -434,13 +343,16 @@ def _check_device(name: str) -> None:
         raise UserError(f"--device is {name!r}: {str(error).splitlines()[0]}") from error
 
 
+_BENCHES = {"rollouts": _rollouts, "overhead": _overhead, "cache": _cache, "memory": _memory}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one benchmark; returns the exit code."""
-    options, console = _parser().parse_args(arguments), wide_console()
+    options, console = bench_parser().parse_args(arguments), wide_console()
     try:
         _check_device(options.device)
         check_json(options.json)
-        options.run(options, console)
+        _BENCHES[options.bench](options, console)
     except (UserError, ModelError, DeadlineExceeded) as error:
         console.print(f"error: {error}", style="red", soft_wrap=True)
         return ExitCode.CRASH if isinstance(error, DeadlineExceeded) else ExitCode.USER_ERROR

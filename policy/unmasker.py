@@ -54,7 +54,7 @@ class Unmasker(Protocol):
     needs: Needs
 
     def decide(self, observation: Observation) -> Decision:
-        """The positions to commit at this step; called under `torch.no_grad`."""
+        """The positions to commit at this step; called in inference mode."""
         ...
 
 

@@ -114,7 +114,7 @@ class Engine:
         self._cache = cache
         self._clock = clock or TimeStates(SCHEDULING)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def decode(self, sequences: Iterable[Sequence], *, record: bool = False, tracer: Watcher | None = None) -> Decoded:
         """Decodes all `sequences`, which share one canvas length, until none is left; a `tracer` watches."""
         submitted = tuple(sequences)

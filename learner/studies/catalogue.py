@@ -115,6 +115,32 @@ _ABLATIONS = Study(
     ),
 )
 
+_MASK = Study(
+    name="mask",
+    question="Hiding which positions are masked, the worst published ablation, with six times the episodes of `ablations`.",
+    settings=(
+        "learner.num_steps=100",
+        "learner.prompts_per_step=32",
+        "checkpoint.every=20",
+        "evaluation.block_lengths=[16, 48]",
+        _NO_HEURISTICS,
+        _AS_TRAINED,
+        *_EVERYWHERE,
+    ),
+    quick=_QUICK,
+    arms=(
+        StudyArm("raw confidences", (_RAW,)),
+        StudyArm("raw confidences, no mask input", (_RAW, _NO_MASK)),
+        StudyArm("log-odds too"),
+        StudyArm("log-odds too, no mask input", (_NO_MASK,)),
+    ),
+    curves=("reward", "accuracy", "nfe"),
+    pairs=(
+        ("raw confidences, no mask input", "raw confidences"),
+        ("log-odds too, no mask input", "log-odds too"),
+    ),
+)
+
 _ALPHAS = (0, 0.3, 1, 3, 10)
 _BETAS = (0.3, 0.5, 2.0, 4.0)
 _TEMPERATURES = (0.25, 0.5, 2.0)
@@ -307,6 +333,6 @@ _CACHE_STUDY = Study(
 )
 
 STUDIES: Mapping[str, Study] = {
-    study.name: study for study in (_ABLATIONS, _ALPHA, _STEERING, _UPO, _TRANSFER, _CACHE_STUDY)
+    study.name: study for study in (_ABLATIONS, _MASK, _ALPHA, _STEERING, _UPO, _TRANSFER, _CACHE_STUDY)
 }
 """In the order of docs/studies.md."""

@@ -39,6 +39,7 @@ def time_embedding(time_N: Tensor, size: int, *, legacy: bool) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _frequencies(num: int, device: torch.device) -> Tensor:
     """`[num]`, from 1 down."""
     return torch.exp(-math.log(ROPE_BASE) * torch.arange(num, device=device) / num)
@@ -54,6 +55,7 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def rotations(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Unit complex numbers `[L, D / 2]`."""
     inverse_frequency = ROPE_BASE ** (-torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)

@@ -25,7 +25,7 @@ class CausalModel:
         self._model = model.eval().requires_grad_(False)
         self._spec = spec
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def log_probs(self, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
         """See `policy.heuristics.resources.SecondModel`; the dLLM's mask id and further ids have no probability."""
         width = max(map(len, texts))

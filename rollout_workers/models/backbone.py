@@ -64,7 +64,7 @@ class BackboneDLLM:
         if len(layers):
             make_last_block(layers[-1])
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def predict(
         self,
         prompt_BP: Tensor,
@@ -203,7 +203,7 @@ class BackboneDLLM:
             parts.append((logits_nV.gather(1, token_n.unsqueeze(1)).squeeze(1) - logits_nV.logsumexp(1)).exp())
         return torch.cat(parts) if parts else wide(hidden_MD.new_zeros(0))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def raw_logits(self, ids_S: Tensor) -> Tensor:
         """`[S, V]` logits of one row as the head gives them: not shifted, nothing excluded."""
         logits_BSV: Tensor = self.model(input_ids=ids_S.unsqueeze(0)).logits

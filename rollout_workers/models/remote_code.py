@@ -185,7 +185,7 @@ class RemoteCodeDLLM:
         self._is_headless = False
         """Whether it returns hidden states, and the head is ours to call."""
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def predict(
         self,
         prompt_BP: Tensor,
@@ -262,7 +262,7 @@ class RemoteCodeDLLM:
         self._is_headless = True
         return hidden_BSD, head
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def raw_logits(self, ids_S: Tensor) -> Tensor:
         """`[S, V]` logits of one row as the model gives them: not shifted, nothing excluded."""
         no_prompt_BP = ids_S.new_zeros(1, 0)

@@ -29,6 +29,7 @@ class DeviceTensor(torch.Tensor):
     held: torch.Tensor
 
     @staticmethod
+    @torch.inference_mode(False)
     def __new__(cls, held: torch.Tensor) -> DeviceTensor:
         return torch.Tensor._make_wrapper_subclass(  # type: ignore[no-any-return, attr-defined]
             cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=DEVICE
@@ -49,6 +50,11 @@ class _Dispatch(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        with self:
+            # Operations made of others come as they are in inference mode, and as these others out of it.
+            result = function.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
         tensors: list[torch.Tensor] = []
         _each_tensor((args, tuple(kwargs.values())), tensors.append)
         on_device = [each for each in tensors if isinstance(each, DeviceTensor)]

@@ -57,11 +57,10 @@ def _measure_lines(
     measure: Callable[..., _Line],
     *,
     brief: Callable[[_Line], str],
-    derived: Sequence[str],
 ) -> tuple[list[_Line], str]:
     """(a line for each block length, unmasker and batch size; the unmaskers by name).
 
-    Each is told in a few words and written to the JSON file as soon as it is there, with its properties `derived`. One that does
+    Each is told in a few words and written to the JSON file as soon as it is there. One that does
     not fit into memory is left out and said so, so that the others are not lost; where none fits, that is a UserError.
     """
     figures: list[_Line] = []
@@ -89,8 +88,7 @@ def _measure_lines(
                     console.print(f"{what}: left out, it does not fit into memory ({reason})", soft_wrap=True)
                     continue
                 figures.append(line)
-                properties = {each: getattr(line, each) for each in derived}
-                records.append({"unmasker": name, **dataclasses.asdict(line), **properties})
+                records.append({"unmasker": name, **dataclasses.asdict(line)})
                 console.print(f"{what}: {brief(line)}", soft_wrap=True)
                 _write_json(options, figures=records)
     if not figures:
@@ -170,9 +168,7 @@ def _rollouts(options: argparse.Namespace, console: Console) -> None:
     with console.status("measuring the matmul peak"):
         peak = measure_matmul_peak(model.device, DTYPES[options.dtype] if options.shape else torch.float32)
     measure = functools.partial(bench_rollouts, fast, baseline_model=baseline, peak_flops=peak)
-    figures, names = _measure_lines(
-        options, console, model, make_rows, blocks, measure, brief=rollouts_brief, derived=("speedup", "overhead")
-    )
+    figures, names = _measure_lines(options, console, model, make_rows, blocks, measure, brief=rollouts_brief)
     title = (
         f"{options.rows} rows of {what}, unmasker {names}, medians of {options.repeats} turns"
         f"{', our blocks compiled' if options.compile else ''}\n"
@@ -186,9 +182,7 @@ def _overhead(options: argparse.Namespace, console: Console) -> None:
     model, make_rows, blocks, what = _load(options, console)
     model = _fast(model, options, console)
     measure = functools.partial(bench_overhead, model)
-    figures, names = _measure_lines(
-        options, console, model, make_rows, blocks, measure, brief=overhead_brief, derived=("overhead",)
-    )
+    figures, names = _measure_lines(options, console, model, make_rows, blocks, measure, brief=overhead_brief)
     title = (
         f"{options.rows} rows of {what}, unmasker {names}, medians of {options.repeats} turns; "
         f"shares are of the bare forward passes"

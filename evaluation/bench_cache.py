@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
-from evaluation.bench_rollouts import Timer
+from evaluation.turns import Timer, typical
 from policy.unmasker import Unmasker
 from rollout_workers.caching import CacheSettings
 from rollout_workers.engine import Engine
@@ -79,9 +79,7 @@ def bench_cache(
                 nfe = statistics.mean(row.nfe for row in rows)
                 figures[each] = (statistics.mean(grade(rows)), nfe, used.num_computed / used.num_tokens)
     return [
-        CacheFigures(
-            each.mode, each.refresh, accuracy, nfe, len(rows) / statistics.median(times[each][1:]), computed_share
-        )
+        CacheFigures(each.mode, each.refresh, accuracy, nfe, len(rows) / typical(times[each]), computed_share)
         for each, (accuracy, nfe, computed_share) in figures.items()
     ]
 

@@ -43,7 +43,7 @@ def bench_parser() -> argparse.ArgumentParser:
             default=None,
             help="default: a third of the canvas (of --shape 32), and all of it",
         )
-        bench.add_argument("--repeats", type=_at_least(1), default=3)
+        bench.add_argument("--repeats", type=_at_least(1), default=5)
         bench.add_argument(
             "--target-nfe", type=float, nargs="+", default=[], help="thresholds for so many passes a row"
         )
@@ -69,7 +69,7 @@ def bench_parser() -> argparse.ArgumentParser:
         default=[0, 4, 2],
         help="passes between full ones within a block; 0: none",
     )
-    cache.add_argument("--repeats", type=_at_least(1), default=3)
+    cache.add_argument("--repeats", type=_at_least(1), default=5)
     memory = benches.add_parser("memory", help="memory and time of a model of a real size with random weights")
     memory.add_argument("--shape", choices=SHAPES, default="small")
     memory.add_argument("--dtype", choices=DTYPES, default="bfloat16")

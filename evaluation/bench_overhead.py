@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from cluster.metrics import TimeStates
-from evaluation.bench_rollouts import RecordingModel, Timer
+from evaluation.bench_rollouts import RecordingModel
+from evaluation.turns import Timer, ratios, typical
 from policy.unmasker import Unmasker
 from rollout_workers.engine import POLICY, SCHEDULING, Engine
 from rollout_workers.models.base import FrozenDLLM
@@ -38,13 +39,10 @@ class OverheadFigures:
     bare_forward_s: float
     state_s: dict[str, float]
     """The engine's time states, which add up to it."""
+    overhead: float
+    """Engine time beyond the bare passes, as a share of these: the median over the turns."""
     spread: float
-    """Of the overhead over the turns: largest - smallest."""
-
-    @property
-    def overhead(self) -> float:
-        """Engine time beyond the bare passes, as a share of these."""
-        return self.engine_s / self.bare_forward_s - 1
+    """Of that over the turns: largest - smallest."""
 
     def share(self, state: str) -> float:
         """A time state as a share of the bare passes; of the forward state what is beyond them."""
@@ -75,7 +73,7 @@ def bench_overhead(
         states.append(clock.take())
         with Timer(model.device, bare_times):
             recording.replay()
-    overheads = [engine / bare - 1 for engine, bare in zip(engine_times[1:], bare_times[1:], strict=True)]
+    overheads = [ratio - 1 for ratio in ratios(engine_times, bare_times)]
     stats = decoded.stats
     return OverheadFigures(
         block_length=block_length,
@@ -83,9 +81,10 @@ def bench_overhead(
         num_rows=len(rows),
         num_passes=stats.num_steps,
         mean_live_rows=stats.num_row_forwards / max(1, stats.num_steps),
-        engine_s=statistics.median(engine_times[1:]),
-        bare_forward_s=statistics.median(bare_times[1:]),
+        engine_s=typical(engine_times),
+        bare_forward_s=typical(bare_times),
         state_s={name: statistics.median(state.get(name, 0.0) for state in states[1:]) for name in _STATES},
+        overhead=statistics.median(overheads),
         spread=max(overheads) - min(overheads),
     )
 

@@ -7,18 +7,17 @@ Useful operations are those of the engine's forward passes over real tokens; bot
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor
 
 from cluster.metrics import TimeStates
 from evaluation.lockstep import decode_lock_step
-from evaluation.roofline import RowForward, forward_flops, synchronise
+from evaluation.roofline import RowForward, forward_flops
+from evaluation.turns import Timer, ratios, relative_spread, typical
 from policy.unmasker import Unmasker
 from rollout_workers.engine import POLICY, SCHEDULING, Engine
 from rollout_workers.models.backbone import BackboneDLLM
@@ -52,21 +51,16 @@ class RolloutFigures:
     lock_step_mean_nfe: float
     engine_padding_share: float
     """Padding over all tokens that the engine computed."""
+    speedup: float
+    """Lock-step over engine time: the median of the ratios of each turn."""
     spread: float
-    """Of the ratio over the turns: (largest - smallest) / median."""
+    """Of these ratios: (largest - smallest) / median."""
+    overhead: float
+    """Engine time beyond bare forward passes of the same rows, as a share of the latter: the median over the turns."""
     useful_flops: float | None
     """Operations of the engine's forward passes over real tokens; None of a model whose sizes are not known."""
     peak_flops: float
     """Operations per second of the device's fastest matmul, measured in the same run."""
-
-    @property
-    def speedup(self) -> float:
-        return self.lock_step_s / self.engine_s
-
-    @property
-    def overhead(self) -> float:
-        """Engine time beyond bare forward passes of the same rows, as a share of the latter."""
-        return self.engine_s / self.bare_forward_s - 1
 
     @property
     def policy_overhead(self) -> float:
@@ -153,16 +147,16 @@ def bench_rollouts(
         with Timer(model.device, bare_times):
             recording.replay()
     stats = decoded.stats
-    ratios = [lock / engine for lock, engine in zip(lock_times[1:], engine_times[1:], strict=True)]
+    speedups = ratios(lock_times, engine_times)
     return RolloutFigures(
         block_length=block_length,
         num_rows=len(rows),
         batch_size=batch_size,
         mean_nfe=statistics.mean(row.nfe for row in rows),
-        engine_s=statistics.median(engine_times[1:]),
-        lock_step_s=statistics.median(lock_times[1:]),
-        bare_forward_s=statistics.median(bare_times[1:]),
-        policy_s=statistics.median(policy_times[1:]),
+        engine_s=typical(engine_times),
+        lock_step_s=typical(lock_times),
+        bare_forward_s=typical(bare_times),
+        policy_s=typical(policy_times),
         engine_live_share=(
             stats.num_queued_row_forwards / (stats.num_queued_steps * batch_size) if stats.num_queued_steps else None
         ),
@@ -172,7 +166,9 @@ def bench_rollouts(
         num_decisions_apart=sum(is_apart for _, is_apart in compared),
         lock_step_mean_nfe=lock_stats.num_live_rows / len(lock_rows),
         engine_padding_share=recording.padding_share(),
-        spread=(max(ratios) - min(ratios)) / statistics.median(ratios),
+        speedup=statistics.median(speedups),
+        spread=relative_spread(speedups),
+        overhead=statistics.median(ratios(engine_times, bare_times)) - 1,
         useful_flops=recording.useful_flops(),
         peak_flops=peak_flops,
     )
@@ -189,22 +185,6 @@ def decisions_apart(row: Row, alone: Row) -> tuple[int, bool]:
         if (here_L != there_L).any() or (row.tokens_L[here_L] != alone.tokens_L[here_L]).any():
             return number, True
     return row.nfe, row.nfe != alone.nfe
-
-
-class Timer:
-    """Appends the seconds spent in its context, the device's queued work included."""
-
-    def __init__(self, device: torch.device, times: list[float]) -> None:
-        self._device = device
-        self._times = times
-
-    def __enter__(self) -> None:
-        synchronise(self._device)
-        self._started = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        synchronise(self._device)
-        self._times.append(time.perf_counter() - self._started)
 
 
 def rollouts_brief(line: RolloutFigures) -> str:

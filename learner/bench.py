@@ -106,7 +106,7 @@ def _update(options: argparse.Namespace, console: Console) -> None:
             "settings": options.settings,
             "policy": options.policy,
         }
-        Path(options.json).write_text(json.dumps(document | asdict(figures) | {"speedup": figures.speedup}, indent=1))
+        Path(options.json).write_text(json.dumps(document | asdict(figures), indent=1))
 
 
 def _cost(options: argparse.Namespace, console: Console) -> None:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from cluster.errors import UserError
 from cluster.metrics import TimeStates
-from evaluation.bench_rollouts import Timer
+from evaluation.turns import Timer, ratios, relative_spread, typical
 from learner.advantages import Advantages, group_advantages
 from learner.config import LearnerConfig, RunConfig
 from learner.losses.grpo import clipped_surrogate, step_weights
@@ -67,14 +67,12 @@ class UpdateFigures:
     padded_s: float
     decode_s: float
     """Decoding and grading of the rows, once."""
+    speedup: float
+    """Padded over packed time: the median of the ratios of each turn."""
     spread: float
-    """Of the ratio over the turns: (largest - smallest) / median."""
+    """Of these ratios: (largest - smallest) / median."""
     max_weight_gap: float
     """Largest difference of a weight after both updates."""
-
-    @property
-    def speedup(self) -> float:
-        return self.padded_s / self.packed_s
 
 
 def check_config(config: RunConfig) -> None:
@@ -225,7 +223,7 @@ def bench_update(config: RunConfig, network: PolicyNetwork, *, repeats: int) -> 
             trainer.update([rollouts.batch], rollouts.reward_R, rollouts.valid_R)
         with Timer(torch.device(learner.device), padded_times):
             padded.update()
-    ratios = [padded_s / packed_s for packed_s, padded_s in zip(packed_times[1:], padded_times[1:], strict=True)]
+    speedups = ratios(padded_times, packed_times)
     weights = zip(trainer.network.parameters(), padded.network.parameters(), strict=True)
     R, T = padded.shape
     kept_R = _advantages(rollouts, learner).kept_R
@@ -235,10 +233,11 @@ def bench_update(config: RunConfig, network: PolicyNetwork, *, repeats: int) -> 
         num_steps=len(rollouts.batch.steps),
         num_learned_steps=int(np.diff(rollouts.batch.offsets)[kept_R].sum()),
         num_padded_steps=R * T,
-        packed_s=statistics.median(packed_times[1:]),
-        padded_s=statistics.median(padded_times[1:]),
+        packed_s=typical(packed_times),
+        padded_s=typical(padded_times),
         decode_s=rollouts.decode_s,
-        spread=(max(ratios) - min(ratios)) / statistics.median(ratios),
+        speedup=statistics.median(speedups),
+        spread=relative_spread(speedups),
         max_weight_gap=max(float((mine - theirs).detach().abs().max()) for mine, theirs in weights),
     )
 

@@ -87,7 +87,8 @@ def test_overhead_is_split_by_cause(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [(line["block_length"], line["num_rows"]) for line in figures] == [(16, 6), (48, 6)]
     for line in figures:
         assert sum(line["state_s"].values()) == pytest.approx(line["engine_s"], rel=0.2)
-        assert line["overhead"] == pytest.approx(line["engine_s"] / line["bare_forward_s"] - 1)
+        assert line["spread"] >= 0
+        assert -1 < line["overhead"] < 10
         assert 1 < line["mean_live_rows"] <= 3
 
 

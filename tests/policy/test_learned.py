@@ -10,6 +10,7 @@ import torch
 from policy.config import BackboneShape, PolicyConfig
 from policy.factory import make_learned, make_network
 from policy.learned import LearnedUnmasker, score_steps
+from policy.networks import layers
 from policy.noise import Stream, uniforms
 from policy.observation import Observation
 from policy.recording import hidden_of
@@ -185,3 +186,14 @@ def test_other_weights_give_other_log_probabilities_with_a_gradient() -> None:
     assert np.abs(log_prob.detach().numpy() - steps.log_prob_N).max() > 1e-2
     log_prob.sum().backward()
     assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in other.network.parameters())
+
+
+def test_a_policy_learns_in_a_process_that_decided_first() -> None:
+    """What is made once and kept (rotations, frequencies) is made in inference mode there, and gradients flow through it here."""
+    for made_once in (layers.rotations, layers._frequencies):
+        made_once.cache_clear()
+    unmasker, observation = trained(SMALL), random_observation(4, 13)
+    with torch.inference_mode():
+        steps = record(observation, unmasker.decide(observation))
+    score_steps(unmasker.network, unmasker.distribution, steps).log_prob_N.sum().backward()
+    assert all(parameter.grad is not None for parameter in unmasker.network.parameters())

@@ -58,7 +58,7 @@ def threshold_for_nfe(
     rows = LiveRows(mask_id=spec.mask_id, pad_id=spec.pad_id, canvas_length=length, device=model.device)
     rows.admit(sequences)
     wanted_BL = torch.ones_like(rows.canvas_BL, dtype=torch.bool)
-    prediction = model.predict(rows.prompt_BP, rows.prompt_length_B, rows.canvas_BL, wanted_BL)
+    prediction = model.predict(rows.prompt_BP, torch.from_numpy(rows.prompt_length_B), rows.canvas_BL, wanted_BL)
     confidences = prediction.confidences_NK[:, 0].float().sort().values
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):

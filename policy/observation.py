@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from policy.scope import Scope
@@ -116,7 +118,7 @@ class Observation:
     """float32 probability of the written token; 1 elsewhere, None unless `needs.verified`."""
     rows: RowContext | None = None
     """None of observations made outside of the engine, as all below."""
-    eligible_on_host_BL: Tensor | None = None
+    eligible_on_host_BL: NDArray[np.bool_] | None = None
     """`eligible_BL` on the host, where positions are looked up without waiting for the device."""
     wanted: UsedPositions | None = None
     """The positions that something was asked for."""
@@ -128,9 +130,7 @@ class Observation:
         return self.rows
 
 
-def leading_block(masked_BL: Tensor, block_length: int | Tensor) -> Tensor:
-    """`[B, L]` bool: the block that holds each row's leftmost mask; `block_length` is one for all rows, or `[B]`."""
-    start_B = masked_BL.int().argmax(1) // block_length * block_length
-    position_L = torch.arange(masked_BL.shape[1], device=masked_BL.device)
-    after_start_BL = position_L >= start_B.unsqueeze(1)
-    return after_start_BL & (position_L < (start_B + block_length).unsqueeze(1))
+def leading_block(masked_BL: Tensor, block_length: int) -> Tensor:
+    """`[B, L]` bool: the block that holds each row's leftmost mask."""
+    block_L = torch.arange(masked_BL.shape[1], device=masked_BL.device) // block_length
+    return block_L == (masked_BL.int().argmax(1) // block_length).unsqueeze(1)

@@ -176,7 +176,7 @@ class Engine:
         masked_BL = rows.masked_BL()
         window_BL = rows.block_window_BL(masked_BL)
         eligible_BL = masked_BL if needs.own_blocks else masked_BL & window_BL
-        wanted_BL = {Scope.BLOCK: eligible_BL, Scope.MASKED: masked_BL, Scope.CANVAS: torch.ones_like(masked_BL)}[
+        wanted_BL = {Scope.BLOCK: eligible_BL, Scope.MASKED: masked_BL, Scope.CANVAS: np.ones_like(masked_BL)}[
             needs.scope
         ]
         with self._clock.state(FORWARD):
@@ -214,7 +214,9 @@ class Engine:
         if decision.extra_nfe_B is not None:
             extra_B, serial_B = extra_B + decision.extra_nfe_B, serial_B + decision.extra_nfe_B
         if tracer is not None:
-            tracer.observe(Step(rows, wanted_BL, predicted_BL, observation, decision, rows.nfe_B + 1 + extra_B))
+            tracer.observe(
+                Step(rows, torch.from_numpy(wanted_BL), predicted_BL, observation, decision, rows.nfe_B + 1 + extra_B)
+            )
         rows.apply(decision, predicted_BL, 1 + extra_B, serial_B)
         if recorder:
             recorder.record(rows, observation, decision)
@@ -234,7 +236,11 @@ class Engine:
         )
 
     def _predict(
-        self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor, chosen: list[int] | None = None
+        self,
+        rows: LiveRows,
+        wanted_BL: NDArray[np.bool_],
+        window_BL: NDArray[np.bool_],
+        chosen: list[int] | None = None,
     ) -> Prediction:
         """Predicts the rows with these numbers, or all: in one forward pass, or in several where one would be much padding."""
         needs = self._unmasker.needs
@@ -251,7 +257,13 @@ class Engine:
             lambda part: self._pass(rows, wanted_BL, window_BL, [numbers[place] for place in part]),
         )
 
-    def _pass(self, rows: LiveRows, wanted_BL: Tensor, window_BL: Tensor, chosen: list[int] | None) -> Prediction:
+    def _pass(
+        self,
+        rows: LiveRows,
+        wanted_BL: NDArray[np.bool_],
+        window_BL: NDArray[np.bool_],
+        chosen: list[int] | None,
+    ) -> Prediction:
         """One forward pass over the rows with these numbers, or over all."""
         prompt_BP, prompt_length_B, canvas_BL = rows.prompt_BP, rows.prompt_length_B, rows.canvas_BL
         keys_B, nfe_B = rows.key_B, rows.nfe_B
@@ -267,14 +279,14 @@ class Engine:
         needs = self._unmasker.needs
         special = special_arguments(needs)
         if needs.verified:
-            special["shadow_BL"] = window_BL
+            special["shadow_BL"] = torch.from_numpy(window_BL)
         if rows.cached is not None:
-            special["cached"] = rows.cached.next_pass(window_BL)
+            special["cached"] = rows.cached.next_pass(torch.from_numpy(window_BL))
         return self._model.predict(
             prompt_BP,
-            prompt_length_B,
+            torch.from_numpy(prompt_length_B),
             canvas_BL,
-            wanted_BL,
+            torch.from_numpy(wanted_BL),
             num_confidences=needs.num_confidences,
             with_entropy=needs.entropy,
             with_margin=needs.margin,
@@ -289,18 +301,18 @@ class Engine:
         masked_BL, canvas_BL = rows.masked_BL(), rows.on_host.canvas_BL
         is_clean_B = ~masked_BL.any(1)
         is_limit_B = rows.num_steps_B >= rows.step_limit_B
-        is_stop_B = torch.zeros_like(is_clean_B)
+        is_stop_B = np.zeros_like(is_clean_B)
         if self._eos == "stop":
             spec = self._model.spec
             is_end_BL = canvas_BL == spec.eos_id
             if spec.end_of_turn_id is not None:
                 is_end_BL |= canvas_BL == spec.end_of_turn_id
-            first_end_B = torch.where(is_end_BL.any(1), is_end_BL.int().argmax(1), masked_BL.shape[1])
-            is_stop_B = ~is_clean_B & is_end_BL.any(1) & (masked_BL.int().argmax(1) > first_end_B)
-            filled_BL = torch.where(is_stop_B.unsqueeze(1) & masked_BL, spec.eos_id, canvas_BL)
+            first_end_B = np.where(is_end_BL.any(1), is_end_BL.argmax(1), masked_BL.shape[1])
+            is_stop_B = ~is_clean_B & is_end_BL.any(1) & (masked_BL.argmax(1) > first_end_B)
+            filled_BL = np.where(is_stop_B[:, None] & masked_BL, spec.eos_id, canvas_BL)
             rows.on_host = rows.on_host._replace(canvas_BL=filled_BL)
         ended: dict[int, SequenceStatus] = {}
-        for row, (clean, stop, limit) in enumerate(torch.stack([is_clean_B, is_stop_B, is_limit_B], 1).tolist()):
+        for row, (clean, stop, limit) in enumerate(np.stack([is_clean_B, is_stop_B, is_limit_B], 1).tolist()):
             if clean:
                 ended[row] = SequenceStatus.CLEAN
             elif stop:

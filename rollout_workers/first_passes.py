@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from rollout_workers.models.base import Prediction
 from rollout_workers.models.reduction import concatenate
@@ -29,13 +30,13 @@ class FirstPasses:
         self._kept: dict[Start, Prediction] = {}
 
     def predict(
-        self, sequences: list[Sequence], wanted_BL: Tensor, compute: Callable[[list[int] | None], Prediction]
+        self, sequences: list[Sequence], wanted_BL: NDArray[np.bool_], compute: Callable[[list[int] | None], Prediction]
     ) -> tuple[Prediction, int]:
         """The prediction for all rows, and how many of them were not computed.
 
         Args:
             sequences: the live rows.
-            wanted_BL: bool, the positions to predict, on the host.
+            wanted_BL: the positions to predict.
             compute: predicts the rows with these numbers; None is all of them.
         """
         starts = [self._start_of.pop(id(sequence), None) for sequence in sequences]

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from policy.observation import leading_block
 from policy.transfer import to_device, to_host, wait_for
 from policy.unmasker import Decision
 from rollout_workers.caching import CachedRows
@@ -76,17 +75,17 @@ class Sequence:
 class Outcomes(NamedTuple):
     """What rows have come to, on the host."""
 
-    canvas_BL: Tensor
-    order_BL: Tensor
-    nfe_B: Tensor
-    num_near_ties_B: Tensor
-    num_serial_B: Tensor
+    canvas_BL: NDArray[np.int64]
+    order_BL: NDArray[np.int64]
+    nfe_B: NDArray[np.int64]
+    num_near_ties_B: NDArray[np.int64]
+    num_serial_B: NDArray[np.int64]
 
     def and_then(self, more: Outcomes) -> Outcomes:
         """These rows, and behind them those."""
-        return Outcomes(*(torch.cat(pair) for pair in zip(self, more, strict=True)))
+        return Outcomes(*(np.concatenate(pair) for pair in zip(self, more, strict=True)))
 
-    def at(self, index: Tensor) -> Outcomes:
+    def at(self, index: NDArray[np.int64]) -> Outcomes:
         """The rows with these numbers."""
         return Outcomes(*(column[index] for column in self))
 
@@ -94,7 +93,7 @@ class Outcomes(NamedTuple):
 class LiveRows:
     """The stacked state of the rows that are being decoded.
 
-    `block_length_B`, `prompt_length_B`, `step_limit_B`, `num_steps_B` and `on_host` are on the host, the rest is on the device.
+    `block_length_B`, `prompt_length_B`, `step_limit_B`, `num_steps_B` and `on_host` are the host's, the rest is on the device.
     """
 
     def __init__(
@@ -122,7 +121,8 @@ class LiveRows:
         self.num_serial_B = self._empty(0)
         self.num_steps_B = _integers([])
         """Decisions; NFE counts passes."""
-        self.on_host = self._outcomes()
+        no_tokens, none = np.zeros((0, canvas_length), np.int64), np.zeros(0, np.int64)
+        self.on_host = Outcomes(no_tokens, no_tokens, none, none, none)
         self.memory: list[object] = []
         """What each row's sampler remembers of it (`policy.unmasker`); None before its first decision."""
 
@@ -132,18 +132,17 @@ class LiveRows:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def _outcomes(self) -> Outcomes:
-        columns = (self.canvas_BL, self.order_BL, self.nfe_B, self.num_near_ties_B, self.num_serial_B)
-        return Outcomes(*map(to_host, columns))
-
     def read(self) -> None:
         """Waits for the device, and has `on_host` say what it says."""
-        self.on_host = self._outcomes()
+        columns = (self.canvas_BL, self.order_BL, self.nfe_B, self.num_near_ties_B, self.num_serial_B)
+        copies = [to_host(column) for column in columns]
         wait_for(self.device)
+        self.on_host = Outcomes(*(copy.numpy() for copy in copies))
 
-    def masked_BL(self) -> Tensor:
-        """bool, on the host: still to be written."""
-        return self.is_mask(self.on_host.canvas_BL)
+    def masked_BL(self) -> NDArray[np.bool_]:
+        """On the host: still to be written."""
+        masked_BL: NDArray[np.bool_] = self.on_host.canvas_BL == self.mask_id
+        return masked_BL
 
     def is_mask(self, canvas_NL: Tensor) -> Tensor:
         """bool: where canvases hold the mask token."""
@@ -153,9 +152,11 @@ class LiveRows:
         """bool: committed while decoding."""
         return self.order_BL > 0
 
-    def block_window_BL(self, masked_BL: Tensor) -> Tensor:
-        """bool, on the host: the row's current block, the one that holds its leftmost mask."""
-        return leading_block(masked_BL, self.block_length_B)
+    def block_window_BL(self, masked_BL: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """On the host: the row's current block, the one that holds its leftmost mask."""
+        block_L = np.arange(masked_BL.shape[1]) // self.block_length_B[:, None]
+        window_BL: NDArray[np.bool_] = block_L == (masked_BL.argmax(1) // self.block_length_B)[:, None]
+        return window_BL
 
     def admit(self, sequences: list[Sequence]) -> None:
         """Adds rows at the end."""
@@ -165,17 +166,17 @@ class LiveRows:
         rows = [[self._pad_id] * (width - len(s.prompt_ids)) + list(s.prompt_ids) for s in sequences]
         old_BP = F.pad(self.prompt_BP, (width - self.prompt_BP.shape[1], 0), value=self._pad_id)
         canvas = _integers([list(sequence.canvas_ids) for sequence in sequences])
-        order = torch.where(canvas == self.mask_id, NEVER, 0)
-        none_yet = _integers([0] * len(sequences))
+        order = np.where(canvas == self.mask_id, NEVER, 0)
+        none_yet = np.zeros(len(sequences), np.int64)
         self.prompt_BP = torch.cat([old_BP, self._there(_integers(rows))])
         self.canvas_BL = torch.cat([self.canvas_BL, self._there(canvas)])
         self.order_BL = torch.cat([self.order_BL, self._there(order)])
-        self.prompt_length_B = torch.cat([self.prompt_length_B, _integers([len(s.prompt_ids) for s in sequences])])
-        self.block_length_B = torch.cat([self.block_length_B, _integers([s.block_length for s in sequences])])
+        self.prompt_length_B = np.concatenate([self.prompt_length_B, _integers([len(s.prompt_ids) for s in sequences])])
+        self.block_length_B = np.concatenate([self.block_length_B, _integers([s.block_length for s in sequences])])
         self.key_B = torch.cat([self.key_B, self._there(_integers([s.key for s in sequences]))])
         limits = [len(s.canvas_ids) if s.step_limit is None else s.step_limit for s in sequences]
-        self.step_limit_B = torch.cat([self.step_limit_B, _integers(limits)])
-        self.num_steps_B = torch.cat([self.num_steps_B, none_yet])
+        self.step_limit_B = np.concatenate([self.step_limit_B, _integers(limits)])
+        self.num_steps_B = np.concatenate([self.num_steps_B, none_yet])
         self.nfe_B = torch.cat([self.nfe_B, self._there(none_yet)])
         self.num_near_ties_B = torch.cat([self.num_near_ties_B, self._there(none_yet)])
         self.num_serial_B = torch.cat([self.num_serial_B, self._there(none_yet)])
@@ -212,7 +213,7 @@ class LiveRows:
         """Writes the outcome of the rows in `ended` into their sequences, as `on_host` has it, and drops them."""
         if not ended:
             return
-        columns = [column.numpy() for column in self.on_host.at(_integers(sorted(ended)))]
+        columns = self.on_host.at(_integers(sorted(ended)))
         for row, tokens_L, order_L, nfe, near, serial in zip(sorted(ended), *columns, strict=True):
             sequence = self.sequences[row]
             sequence.status = ended[row]
@@ -224,7 +225,7 @@ class LiveRows:
         self.memory = [self.memory[row] for row in left]
         self._keep(_integers(left))
 
-    def _keep(self, host_index: Tensor) -> None:
+    def _keep(self, host_index: NDArray[np.int64]) -> None:
         index = self._there(host_index)
         width = max((len(sequence.prompt_ids) for sequence in self.sequences), default=0)
         self.prompt_BP = self.prompt_BP[index][:, self.prompt_BP.shape[1] - width :]
@@ -240,11 +241,11 @@ class LiveRows:
         self.num_steps_B = self.num_steps_B[host_index]
         self.on_host = self.on_host.at(host_index)
         if self.cached is not None:
-            self.cached.keep(host_index, self.device)
+            self.cached.keep(torch.from_numpy(host_index), self.device)
 
-    def _there(self, values: Tensor) -> Tensor:
+    def _there(self, values: NDArray[np.int64]) -> Tensor:
         return to_device(values, self.device)
 
 
-def _integers(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64)
+def _integers(values: Many[int] | Many[Many[int]]) -> NDArray[np.int64]:
+    return np.array(values, np.int64)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from policy.transfer import to_device
 from rollout_workers.models.base import Prediction
@@ -42,10 +42,10 @@ def slices_by_length(prompt_lengths: Sequence[int], canvas_length: int) -> list[
 
 
 def predict_in_slices(
-    slices: Sequence[Sequence[int]], wanted_BL: Tensor, compute: Callable[[Sequence[int]], Prediction]
+    slices: Sequence[Sequence[int]], wanted_BL: NDArray[np.bool_], compute: Callable[[Sequence[int]], Prediction]
 ) -> Prediction:
     """The prediction for all rows, of which `compute` gives those with these numbers; `wanted_BL` is on the host."""
     order_B = np.array([row for rows in slices for row in rows])
     prediction = concatenate([compute(rows) for rows in slices])
-    row_N = order_B[wanted_BL.numpy()[order_B].nonzero()[0]]
+    row_N = order_B[wanted_BL[order_B].nonzero()[0]]
     return prediction.at(to_device(row_N.argsort(kind="stable"), prediction.token_ids_N.device))

@@ -84,7 +84,7 @@ class RowsAhead:
         with self._clock.state(FORWARD):
             prediction = self._model.predict(
                 rows.prompt_BP[row_N],
-                rows.prompt_length_B[host_row_N],
+                torch.from_numpy(rows.prompt_length_B[host_row_N.numpy()]),
                 canvas_NL,
                 host_wanted_NL,
                 num_confidences=needs.num_confidences,

@@ -6,6 +6,7 @@ Shapes: `B` rows, `L` canvas positions, `P` prompt, `K` top-p confidences per po
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,8 +117,8 @@ class Observation:
     """Log-probabilities of all tokens at the positions of `needs.scope`, in row-major order; None unless `needs.log_probs`."""
     verified_BL: Tensor | None = None
     """float32 probability of the written token; 1 elsewhere, None unless `needs.verified`."""
-    rows: RowContext | None = None
-    """None of observations made outside of the engine, as all below."""
+    make_context: Callable[[], RowContext] | None = None
+    """Looks up where the rows stand; None of observations made outside of the engine, as all below."""
     eligible_on_host_BL: NDArray[np.bool_] | None = None
     """`eligible_BL` on the host, where positions are looked up without waiting for the device."""
     wanted: UsedPositions | None = None
@@ -125,9 +126,9 @@ class Observation:
 
     @property
     def context(self) -> RowContext:
-        """`rows`, which the engine always fills."""
-        assert self.rows is not None, "this unmasker decides inside the engine only"
-        return self.rows
+        """Where the rows stand, looked up for whoever asks."""
+        assert self.make_context is not None, "this unmasker decides inside the engine only"
+        return self.make_context()
 
 
 def leading_block(masked_BL: Tensor, block_length: int) -> Tensor:

@@ -198,11 +198,15 @@ class Engine:
                 nfe_B=rows.nfe_B,
                 keys_B=rows.key_B,
             )
-            context = self._context(rows, to_device(window_BL, device), ahead)
-            observation = replace(observation, rows=context, eligible_on_host_BL=eligible_BL, wanted=wanted)
+            observation = replace(
+                observation,
+                make_context=lambda: self._context(rows, window_BL, ahead),
+                eligible_on_host_BL=eligible_BL,
+                wanted=wanted,
+            )
             if prediction.shadow_M is not None:
                 window = UsedPositions.where(window_BL, device)
-                verified_BL = verified(prediction.shadow_M, window, context.written_BL)
+                verified_BL = verified(prediction.shadow_M, window, rows.written_BL())
                 observation = replace(observation, verified_BL=verified_BL)
             decision = self._unmasker.decide(observation)
         token_ids_BL = observation.token_ids_BL
@@ -223,11 +227,11 @@ class Engine:
         has_extra = needs.lookahead or decision.extra_nfe_B is not None
         return int(extra_B.sum()) if has_extra else 0
 
-    def _context(self, rows: LiveRows, window_BL: Tensor, ahead: RowsAhead) -> RowContext:
+    def _context(self, rows: LiveRows, window_BL: NDArray[np.bool_], ahead: RowsAhead) -> RowContext:
         return RowContext(
             canvas_BL=rows.canvas_BL,
             written_BL=rows.written_BL(),
-            window_BL=window_BL,
+            window_BL=to_device(window_BL, rows.device),
             block_length_B=to_device(rows.block_length_B, rows.device),
             prompt_BP=rows.prompt_BP,
             prompt_length_B=to_device(rows.prompt_length_B, rows.device),

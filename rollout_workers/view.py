@@ -106,7 +106,9 @@ class RowsAhead:
 def _joined(parts: list[Observation]) -> Observation:
     """All rows of `parts`, in order."""
     columns = {
-        each.name: [getattr(part, each.name) for part in parts] for each in fields(Observation) if each.name != "rows"
+        each.name: [getattr(part, each.name) for part in parts]
+        for each in fields(Observation)
+        if each.name != "make_context"
     }
     return Observation(
         **{name: torch.cat(values) for name, values in columns.items() if values[0] is not None}  # type: ignore[arg-type]

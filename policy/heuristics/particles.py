@@ -12,7 +12,7 @@ from torch import Tensor
 
 from policy.heuristics.choice import by_row
 from policy.noise import Stream, uniforms
-from policy.observation import Needs, Observation
+from policy.observation import Needs, Observation, RowContext
 from policy.scope import Scope
 from policy.unmasker import NEAR_TIE, Decision
 
@@ -51,9 +51,9 @@ class ParticleFilter:
 
     def decide(self, observation: Observation) -> Decision:
         rows = observation.context
-        clouds = [self._cloud(observation, row) for row in range(len(rows.canvas_BL))]
+        clouds = [self._cloud(rows, observation.masked_BL, row) for row in range(len(rows.canvas_BL))]
         live = [(cloud.masked_NL & rows.window_BL[row]).any(1).nonzero().squeeze(1) for row, cloud in enumerate(clouds)]
-        log_probs = self._log_probs(observation, clouds, live)
+        log_probs = self._log_probs(observation, rows, clouds, live)
         B, L = rows.canvas_BL.shape
         noise_BM = uniforms(observation.keys_B, observation.nfe_B, self._num_particles * L + 1, Stream.POLICY)
         near_B = torch.zeros_like(observation.nfe_B)
@@ -80,10 +80,9 @@ class ParticleFilter:
             memory=tuple(memory),
         )
 
-    def _cloud(self, observation: Observation, row: int) -> _Particles:
+    def _cloud(self, rows: RowContext, masked_BL: Tensor, row: int) -> _Particles:
         """The row's particles, as copies that may be written to; at its first pass all are its canvas."""
-        rows, N = observation.context, self._num_particles
-        past = rows.memory[row]
+        N, past = self._num_particles, rows.memory[row]
         if isinstance(past, _Particles):
             return replace(
                 past,
@@ -92,15 +91,14 @@ class ParticleFilter:
                 log_weight_N=past.log_weight_N.clone(),
                 total_N=past.total_N.clone(),
             )
-        canvas_NL, masked_NL = rows.canvas_BL[row].repeat(N, 1), observation.masked_BL[row].repeat(N, 1)
+        canvas_NL, masked_NL = rows.canvas_BL[row].repeat(N, 1), masked_BL[row].repeat(N, 1)
         zero_N = torch.zeros(N, dtype=torch.float64, device=canvas_NL.device)
         return _Particles(canvas_NL, masked_NL, zero_N, zero_N.clone())
 
     def _log_probs(
-        self, observation: Observation, clouds: list[_Particles], live: list[Tensor]
+        self, observation: Observation, rows: RowContext, clouds: list[_Particles], live: list[Tensor]
     ) -> list[dict[int, Tensor]]:
         """Row -> live particle -> `[n, V]` at its masked positions of the block; the first of a row is what the row shows."""
-        rows = observation.context
         assert observation.log_probs_NV is not None, "asked for in `needs`"
         found = [
             {int(live[row][0]): log_probs_nV}

@@ -47,14 +47,12 @@ def _mix(x: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-@torch.inference_mode(False)
 def _golden(device: torch.device) -> Tensor:
     """A tensor, so that products wrap instead of overflowing; kept, because making one waits for the device."""
     return torch.tensor(_GOLDEN, device=device)
 
 
 @functools.lru_cache(maxsize=16)
-@torch.inference_mode(False)
 def _position_words(num: int, device: torch.device) -> Tensor:
     """`[num]` int64, the part of the counter that names the position."""
     return _golden(device) * (torch.arange(num, device=device) + 1)

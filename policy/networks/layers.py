@@ -41,7 +41,7 @@ def time_embedding(time_N: Tensor, size: int, *, legacy: bool) -> Tensor:
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _frequencies(num: int, device: torch.device) -> Tensor:
-    """`[num]`, from 1 down."""
+    """`[num]`, from 1 down. Kept, so not made in inference mode: there gradients could not flow past it later."""
     return torch.exp(-math.log(ROPE_BASE) * torch.arange(num, device=device) / num)
 
 
@@ -57,7 +57,7 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def rotations(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Unit complex numbers `[L, D / 2]`."""
+    """Unit complex numbers `[L, D / 2]`, kept as `_frequencies` are."""
     inverse_frequency = ROPE_BASE ** (-torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
     angles_LD = torch.outer(torch.arange(length, device=device, dtype=torch.float32), inverse_frequency)
     return torch.complex(angles_LD.cos().to(dtype), angles_LD.sin().to(dtype))

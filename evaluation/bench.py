@@ -60,8 +60,8 @@ def _measure_lines(
 ) -> tuple[list[_Line], str]:
     """(a line for each block length, unmasker and batch size; the unmaskers by name).
 
-    Each is told in a few words and written to the JSON file as soon as it is there. One that does
-    not fit into memory is left out and said so, so that the others are not lost; where none fits, that is a UserError.
+    Each is told in a few words and written to the JSON file as soon as it is there. One that does not fit into memory is left out
+    and said so, so that the others are not lost; where none fits, that is a UserError.
     """
     figures: list[_Line] = []
     records: list[dict[str, Any]] = []
